@@ -1,0 +1,1 @@
+"""Identity experts: trainers, heads and losses for person, face, pet and object."""

@@ -1,0 +1,82 @@
+"""The general encoder: knows categories and attributes, has never been taught an identity."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import zoo
+from experts.evaluation import Evaluation
+from zoo.backbones import TimmEncoder
+
+
+class GeneralEncoder(Evaluation):
+    """Trains an encoder to name attributes: the stand-in for a general backbone such as DINOv2.
+
+    It is what an expert is compared with: how well does general visual knowledge tell instances apart?
+
+    Args:
+        attributes: columns of the index to learn; null for all of them.
+        backbone: name of a timm architecture, `arch.tag` or hub id.
+        pretrained: start from published weights.
+        size: input height and width in pixels, or one number for both; null takes the backbone's own.
+        pool: pooling that timm knows for this backbone; null takes its own.
+        init_from: name or folder of a card to go on from; backbone, size and pool are then the card's.
+        optim: optimiser and schedule.
+        freeze: what does not train, by name; `*` matches anything.
+    """
+
+    training_only = ("heads.",)
+
+    def __init__(
+        self,
+        attributes: list[str] | None = None,
+        backbone: str = "mobilenetv3_small_050",
+        pretrained: bool = False,
+        size: int | tuple[int, int] | None = None,
+        pool: str | None = None,
+        init_from: str | None = None,
+        optim: zoo.Optim = zoo.Optim(),  # noqa: B008  (frozen)
+        freeze: list[str] | None = None,
+    ) -> None:
+        encoder = zoo.load(init_from) if init_from else TimmEncoder(backbone, pretrained, size, pool)
+        super().__init__(encoder, optim, freeze)
+        self.save_plain_hyperparameters()
+        self.attributes = attributes
+        self.columns: list[int] = []
+        self.heads: nn.ModuleList | None = None
+
+    def configure_model(self) -> None:
+        """Make one linear classifier for each attribute; evaluation does without.
+
+        Raises:
+            ValueError: an attribute that the data does not have.
+        """
+        if self.heads is not None or self.trainer.state.fn != "fit":
+            return
+        table = self.trainer.datamodule.index.attributes  # type: ignore[attr-defined]
+        names = self.attributes if self.attributes is not None else list(table)
+        unknown = [name for name in names if name not in table]
+        if unknown or not names:
+            raise ValueError(
+                f"Attribute {unknown[0] if unknown else None!r} is not in the data, which has: "
+                f"{', '.join(table) or 'none'}. Name its own in model.attributes."
+            )
+        self.columns = [list(table).index(name) for name in names]
+        self.heads = nn.ModuleList(nn.Linear(self.encoder.embed_dim, len(set(table[name]))) for name in names)
+        self.apply_freezing()
+
+    def training_step(self, batch: zoo.IdentityBatch, batch_idx: int) -> Tensor:
+        assert self.heads is not None
+        embeddings = self.encoder(batch.images)
+        losses, hits = [], []
+        for head, column in zip(self.heads, self.columns, strict=True):
+            logits, classes = head(embeddings).float(), batch.attributes[:, column]
+            losses.append(F.cross_entropy(logits, classes))
+            hits.append((logits.argmax(1) == classes).float().mean())
+        loss = torch.stack(losses).mean()
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.images))
+        self.log("train/attribute_accuracy", torch.stack(hits).mean(), prog_bar=True, batch_size=len(batch.images))
+        return loss
+
+    def lr_multipliers(self) -> dict[str, float]:
+        return {"heads": self.optim.head_lr}

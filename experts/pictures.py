@@ -1,0 +1,114 @@
+"""Shows during training what the encoder finds: retrieval sheets, mistakes, histogram, embedding projector."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+from PIL import Image
+from torch import Tensor
+
+from experts.evaluation import Evaluation
+from zoo.data.images import UnreadableImage, read_image
+from zoo.data.index import IdentityIndex
+from zoo.metrics import EmbeddingSet, nearest, similarity_histogram
+from zoo.pictures import GREEN, GREY, RED, framed, histogram_plot, save_png, sheet
+
+
+class RetrievalPictures(Callback):
+    """Draws before training, every few epochs and at the end, into TensorBoard and the run's `pictures` folder.
+
+    Args:
+        every_n_epochs: epochs between two drawings; 0 draws nothing.
+        queries: rows of a sheet.
+        neighbours: gallery images of each query.
+        projected: embeddings shown in the projector, after the last epoch.
+    """
+
+    def __init__(self, every_n_epochs: int = 5, queries: int = 8, neighbours: int = 5, projected: int = 1000) -> None:
+        self.every_n_epochs, self.queries = every_n_epochs, queries
+        self.neighbours, self.projected = neighbours, projected
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.every_n_epochs and isinstance(pl_module, Evaluation):
+            last = trainer.max_epochs is not None and trainer.current_epoch == trainer.max_epochs - 1
+            if trainer.sanity_checking:
+                self._draw(trainer, pl_module, "val", "before training", step=0)
+            elif last or (trainer.current_epoch + 1) % self.every_n_epochs == 0:
+                self._draw(trainer, pl_module, "val", f"epoch {trainer.current_epoch + 1}", trainer.global_step, last)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.every_n_epochs and isinstance(pl_module, Evaluation):
+            self._draw(trainer, pl_module, "test", "test identities", trainer.global_step)
+
+    def _draw(
+        self, trainer: Trainer, module: Evaluation, split: str, title: str, step: int, project: bool = False
+    ) -> None:
+        if not trainer.loggers:
+            return
+        with module.retrieval.sync_context():  # every rank takes part, one draws
+            if not trainer.is_global_zero:
+                return
+            query, gallery = module.retrieval.sides()
+        index: IdentityIndex = trainer.datamodule.index  # type: ignore[attr-defined]
+        scores, found = nearest(query, gallery, min(self.neighbours, len(gallery)))
+        hit = gallery.identities[found[:, 0].clamp(min=0)] == query.identities
+        wrong = torch.where(hit, -torch.inf, scores[:, 0])
+        mistakes = wrong.argsort(descending=True, stable=True)[: min(self.queries, int((~hit).sum()))]
+        spread = torch.linspace(0, len(query) - 1, min(self.queries, len(query))).long()
+        pictures = {
+            "retrieval": self._sheet(index, query, gallery, spread, scores, found, f"{split}, {title}"),
+            "mistakes": self._sheet(index, query, gallery, mistakes, scores, found, f"surest mistakes, {split}, {title}"),
+            "similarity": histogram_plot(similarity_histogram(query, gallery, bins=100), f"{split}, {title}"),
+        }
+        folder = Path(trainer.log_dir or ".") / "pictures"
+        for name, picture in pictures.items():
+            save_png(picture, folder / f"{split}_{name}_{step:06d}.png")
+            for logger in trainer.loggers:
+                if isinstance(logger, TensorBoardLogger):
+                    logger.experiment.add_image(f"{split}/{name}", np.asarray(picture), step, dataformats="HWC")
+        if project:
+            self._project(trainer, index, query)
+
+    def _sheet(
+        self,
+        index: IdentityIndex,
+        query: EmbeddingSet,
+        gallery: EmbeddingSet,
+        chosen: Tensor,
+        scores: Tensor,
+        found: Tensor,
+        title: str,
+    ) -> Image.Image:
+        rows, captions = [], []
+        for q in chosen.tolist():
+            name = index.names[int(query.identities[q])]
+            rows.append([framed(self._image(index, int(query.indices[q])), GREY)])
+            captions.append([name])
+            for position, score in zip(found[q].tolist(), scores[q].tolist(), strict=True):
+                if position < 0:
+                    continue
+                right = bool(gallery.identities[position] == query.identities[q])
+                rows[-1].append(framed(self._image(index, int(gallery.indices[position])), GREEN if right else RED))
+                captions[-1].append(f"{score:.2f} {index.names[int(gallery.identities[position])]}")
+        return sheet(rows, captions, title)
+
+    def _project(self, trainer: Trainer, index: IdentityIndex, items: EmbeddingSet) -> None:
+        chosen = torch.linspace(0, len(items) - 1, min(self.projected, len(items))).long()
+        thumbnails = [self._image(index, row).resize((32, 32)) for row in items.indices[chosen].tolist()]
+        images = torch.from_numpy(np.stack([np.asarray(t) for t in thumbnails])).permute(0, 3, 1, 2) / 255
+        names = [index.names[i] for i in items.identities[chosen].tolist()]
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_embedding(
+                    items.embeddings[chosen].cpu(), names, images, trainer.global_step, "identities"
+                )
+
+    @staticmethod
+    def _image(index: IdentityIndex, row: int) -> Image.Image:
+        try:
+            return read_image(index.root / str(index.paths[row]))
+        except UnreadableImage:  # readable when it was embedded, gone since
+            return Image.new("RGB", (112, 112), GREY)

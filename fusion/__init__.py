@@ -1,0 +1,1 @@
+"""Fusion adapters: how an expert's identity feature enters a vision-language model's image tokens."""

@@ -1,0 +1,233 @@
+"""The command line of every recipe: `python -m recipes.<recipe> {fit,validate,test,predict} [flags]`."""
+
+import os
+import re
+import shlex
+import sys
+import traceback
+from copy import deepcopy
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+import yaml
+from jsonargparse import set_parsing_settings
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from rich.console import Console
+from rich.table import Table
+
+import zoo
+from experts.evaluation import Evaluation
+from experts.pictures import RetrievalPictures
+from zoo.cards import check_rooms
+from zoo.data.module import InstanceData
+from zoo.embeddings import EmbeddingWriter
+from zoo.world import World
+
+CONFIGS = Path(__file__).parent / "configs"
+_SUBCOMMANDS = ("fit", "validate", "test", "predict")
+
+
+def run(model: type[Evaluation], data: type[InstanceData], recipe: str, args: list[str] | None = None) -> "RecipeCLI":
+    """Run a recipe: `configs/base.yaml`, then `configs/<recipe>.yaml`, then the user's own flags and files.
+
+    Args:
+        model: root of the run.
+        data: data module.
+        recipe: name of the recipe, of its YAML and of its module.
+        args: the command line; None takes that of the process.
+
+    Raises:
+        SystemExit: 2 for a command line that cannot be understood, 1 for a run that cannot be done. Set
+            ZOO_TRACEBACK=1 to see where from.
+    """
+    check_rooms()
+    # Without the second setting, flags do not reach the values that are interpolated from them.
+    set_parsing_settings(omegaconf_absolute_to_relative_paths=True, subclasses_enabled=[World])
+    args = sys.argv[1:] if args is None else list(args)
+    defaults = [f"--config={CONFIGS / name}.yaml" for name in ("base", recipe)]
+    command = next((i for i, word in enumerate(args) if word in _SUBCOMMANDS), None)
+    if command is not None:
+        args = [*args[: command + 1], *defaults, *args[command + 1 :]]
+    try:
+        return RecipeCLI(model, data, recipe, args)
+    except (ValueError, OSError, RuntimeError) as error:
+        # Lightning and torch wrap what happened in a worker or a rank; the cause is in the text.
+        if os.environ.get("ZOO_TRACEBACK") or isinstance(error, RuntimeError) and not _is_ours(error):
+            raise
+        sys.stderr.write(f"\nerror: {error}\n(ZOO_TRACEBACK=1 shows where it was raised)\n")
+        raise SystemExit(1) from None
+
+
+class RecipeParser(LightningArgumentParser):
+    """Refuses what it does not know with the nearest name that it does."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        hint = self._suggestion(message)
+        sys.stderr.write(f"error: {message}\n{hint}{self.prog} --help lists all flags.\n")
+        raise SystemExit(2)
+
+    def _suggestion(self, message: str) -> str:
+        known = [option for action in self._actions for option in action.option_strings]
+        for word in re.findall(r"--[\w.]+|[\w.]+\.[\w.]+|'\w+'", message):
+            wanted = "--" + word.strip("'").lstrip("-").removeprefix("fit.")
+            near = get_close_matches(wanted, known, n=1, cutoff=0.7)
+            if near and wanted not in known:
+                return f"Did you mean {near[0]}?\n"
+        return ""
+
+
+class RecipeCLI(LightningCLI):
+    """LightningCLI whose flags reach interpolated values, whose runs resume where they were, and that says in the
+    end what came out."""
+
+    def __init__(self, model: type[Evaluation], data: type[InstanceData], recipe: str, args: list[str]) -> None:
+        self.recipe, self.arguments = recipe, args
+        self.console = Console()
+        super().__init__(
+            model,
+            data,
+            args=args,
+            parser_class=RecipeParser,
+            parser_kwargs={"parser_mode": "omegaconf+"},
+            save_config_callback=SaveRunConfig,
+            save_config_kwargs={"overwrite": True},
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+        )
+
+    # ------------------------------------------------------------------ parsing
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--name", type=str, default="run", help="Name of the run; it is kept in runs/NAME.")
+        parser.add_argument(
+            "--compare_with",
+            type=list[str],
+            default=[],
+            help="Cards of encoders to test beside the trained one after fit.",
+        )
+        parser.add_lightning_class_args(RetrievalPictures, "pictures")
+        parser.add_lightning_class_args(EmbeddingWriter, "embeddings")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        self.config = parser.parse_args(args)  # type: ignore[arg-type]
+
+    def _parse_ckpt_path(self) -> None:
+        """Flags and YAML win over what a checkpoint was made with (stock Lightning: the other way round, silently);
+        what differs is printed."""
+        checkpoint = self._checkpoint()
+        if checkpoint is None:
+            return
+        saved = torch.load(checkpoint, weights_only=True, map_location="cpu", mmap=True).get("hyper_parameters", {})
+        now = yaml.safe_load(self._parser(self.config.subcommand).dump(self.config[self.config.subcommand]))["model"]
+        for key in sorted(saved.keys() & now.keys()):
+            if saved[key] != now[key]:
+                print(f"model.{key} is {now[key]}, the checkpoint was made with {saved[key]}")
+
+    def _checkpoint(self) -> Path | None:
+        path = self.config[self.config.subcommand].get("ckpt_path") if self.config.get("subcommand") else None
+        if not path or path in ("best", "last", "hpc", "registry"):
+            return None
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"No checkpoint {path}. Give ckpt_path a .ckpt file of an earlier run.")
+        return Path(path)
+
+    def before_instantiate_classes(self) -> None:
+        """A resumed run goes on in its own folder, so that its curves and its best checkpoint stay in one place."""
+        checkpoint = self._checkpoint()
+        logger = self.config[self.subcommand]["trainer"].get("logger")
+        if self.subcommand == "fit" and checkpoint is not None and hasattr(logger, "init_args"):
+            run_folder = checkpoint.parent.parent
+            if checkpoint.parent.name == "checkpoints" and run_folder.name.startswith("version_"):
+                logger.init_args.save_dir = str(run_folder.parent.parent)
+                logger.init_args.name = run_folder.parent.name
+                logger.init_args.version = int(run_folder.name.removeprefix("version_"))
+
+    # ------------------------------------------------------------------ running
+
+    def before_fit(self) -> None:
+        self.start = deepcopy(self.model.encoder)
+        if self.trainer.log_dir and not self.trainer.fast_dev_run:
+            last = Path(self.trainer.log_dir) / "checkpoints" / "last.ckpt"
+            self.say(f"If interrupted, go on with:\n  {self._command('fit', f'--ckpt_path={last}')}")
+
+    def after_fit(self) -> None:
+        """Test the encoder before and after training, and others, on identities that none of them has seen."""
+        best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
+        if not best or self.trainer.fast_dev_run or self.trainer.interrupted:
+            return
+        folder = Path(self.trainer.log_dir or ".")
+        results = {"trained": self.trainer.test(self.model, self.datamodule, ckpt_path=best, verbose=False)[0]}
+        if self.trainer.is_global_zero:
+            zoo.save(self.model.encoder, folder / "expert", name=f"{self._get(self.config, 'name')}", overwrite=True)
+        loggers, self.trainer.loggers = self.trainer.loggers, []
+        for name, encoder in {"before training": self.start, **self._others()}.items():
+            results[name] = self.trainer.test(Evaluation(encoder), self.datamodule, verbose=False)[0]
+        self.trainer.loggers = loggers
+        self._print_results(dict(reversed(results.items())))
+        self.say(
+            f"best checkpoint  {best}\nexpert           {folder / 'expert'}\npictures         {folder / 'pictures'}\n"
+            f"Look at it:  tensorboard --logdir {folder}\n"
+            f"Use it:      python -m recipes.{self.recipe} predict --model.init_from {folder / 'expert'} --data.root PHOTOS"
+        )
+
+    def after_test(self) -> None:
+        self._print_results({"test": {k: float(v) for k, v in self.trainer.callback_metrics.items()}})
+
+    def after_validate(self) -> None:
+        self._print_results({"validate": {k: float(v) for k, v in self.trainer.callback_metrics.items()}})
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        if subcommand == "predict":
+            kwargs["return_predictions"] = False  # they are written, not kept: memory does not grow
+        elif subcommand in ("validate", "test"):
+            kwargs["verbose"] = False
+        return kwargs
+
+    def say(self, text: str) -> None:
+        """Print once, whatever the number of processes."""
+        if self.trainer.is_global_zero:
+            self.console.print(text, highlight=False, soft_wrap=True)
+
+    def _others(self) -> dict[str, Any]:
+        found = {}
+        for name in self._get(self.config, "compare_with"):
+            found[name] = zoo.load(name)
+        return found
+
+    def _command(self, subcommand: str, *more: str) -> str:
+        given, skip = [], False
+        for word in self.arguments[self.arguments.index(subcommand) + 1 :]:
+            if skip or word.startswith(("--ckpt_path=", f"--config={CONFIGS}")):
+                skip = False
+            elif word == "--ckpt_path":
+                skip = True
+            else:
+                given.append(word)
+        return shlex.join(["python", "-m", f"recipes.{self.recipe}", subcommand, *given, *more])
+
+    def _print_results(self, results: dict[str, dict[str, float]]) -> None:
+        table = Table("encoder", title="identities never trained on, %")
+        names = ["rank1", "rank5", "mAP", "mINP", "r_precision"]
+        for name in [*names, "queries"]:
+            table.add_column(name, justify="right")
+        for encoder, scores in results.items():
+            plain = {key.split("/")[-1]: value for key, value in scores.items()}
+            table.add_row(encoder, *(f"{100 * plain[n]:.1f}" for n in names if n in plain), f"{plain.get('queries', 0):.0f}")
+        if self.trainer.is_global_zero:
+            self.console.print(table)
+
+
+class SaveRunConfig(SaveConfigCallback):
+    """Keeps the configuration of training runs; testing an encoder leaves that of its training alone."""
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        if stage == "fit":
+            super().setup(trainer, pl_module, stage)
+
+
+def _is_ours(error: RuntimeError) -> bool:
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return Path(frame.filename).is_relative_to(Path(zoo.__file__).parent)

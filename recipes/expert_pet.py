@@ -1,0 +1,13 @@
+"""Train an expert that tells particular pets apart."""
+
+from experts.pet import PetExpert
+from recipes.cli import run
+from zoo.data.module import InstanceData
+
+
+def main(args: list[str] | None = None) -> None:
+    run(PetExpert, InstanceData, "expert_pet", args)
+
+
+if __name__ == "__main__":
+    main()

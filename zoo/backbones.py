@@ -1,0 +1,144 @@
+"""Encoders on timm trunks: any architecture of timm, with its own transform and width."""
+
+from difflib import get_close_matches
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from zoo.contracts import IdentityEncoder
+from zoo.data.transforms import Transform
+
+
+class TimmEncoder(IdentityEncoder):
+    """A timm trunk, pooled, followed by a BNNeck.
+
+    The BNNeck (Luo et al., "Bag of Tricks and a Strong Baseline for Deep Person Re-identification", 2019) is a
+    BatchNorm without a bias: the triplet loss sees the features before it, classifier and inference those after.
+
+    Args:
+        backbone: name of a timm architecture, `arch.tag` or a hub id (`hf-hub:user/model`).
+        pretrained: start from published weights; needs them in the local hub cache or a network.
+        size: input height and width in pixels, or one number for both; null takes the backbone's own.
+        pool: pooling that timm knows for this backbone (avg, max, avgmax, token, map); null takes its own.
+        neck: bnneck, or null to use the pooled features as they are.
+
+    Raises:
+        ValueError: a backbone, pool or size that timm does not know or cannot build.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "mobilenetv3_small_050",
+        pretrained: bool = False,
+        size: int | tuple[int, int] | None = None,
+        pool: str | None = None,
+        neck: Literal["bnneck"] | None = "bnneck",
+    ) -> None:
+        super().__init__()
+        self._init_args = {"backbone": backbone, "size": size, "pool": pool, "neck": neck}
+        self.trunk = create_trunk(backbone, pretrained, size, pool)
+        self.transform = trunk_transform(self.trunk, size)
+        self.embed_dim = _pooled_width(self.trunk, self.transform.size)
+        self.bnneck = nn.BatchNorm1d(self.embed_dim) if neck == "bnneck" else None
+        if self.bnneck is not None:
+            self.bnneck.bias.requires_grad_(False)
+        # Depthwise convolutions on a CPU, and mixed precision on a GPU, are faster with channels last.
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def init_args(self) -> dict[str, Any]:
+        return dict(self._init_args)
+
+    def features(self, images: Tensor) -> Tensor:
+        return self.trunk(images.contiguous(memory_format=torch.channels_last))
+
+    def neck(self, features: Tensor) -> Tensor:
+        return features if self.bnneck is None else self.bnneck(features)
+
+    def layer_rates(self, decay: float) -> dict[str, float]:
+        """Name of each trunk parameter -> rate multiple, `decay` once for every layer further from the output."""
+        from timm.models import group_parameters
+
+        depth: dict[str, int] = group_parameters(
+            self.trunk, self.trunk.group_matcher(coarse=False), reverse=True  # type: ignore[operator]
+        )
+        deepest = max(depth.values()) + 1  # the neck stands above the last layer
+        return {f"trunk.{name}": decay ** (deepest - layer) for name, layer in depth.items()}
+
+
+def create_trunk(
+    backbone: str, pretrained: bool = False, size: int | tuple[int, int] | None = None, pool: str | None = None
+) -> nn.Module:
+    """A timm model without its classifier.
+
+    Raises:
+        ValueError: what timm does not know or cannot build, with the nearest known names.
+    """
+    import timm
+
+    known = timm.list_models(pretrained=False)
+    is_hub = backbone.startswith(("hf-hub:", "hf_hub:", "local-dir:"))
+    if not is_hub and backbone.split(".")[0] not in known:
+        near = get_close_matches(backbone, known, n=3, cutoff=0.5)
+        hint = f"Did you mean {', '.join(near)}?" if near else "`timm.list_models()` lists them."
+        raise ValueError(f"Unknown backbone {backbone!r}: timm {timm.__version__} has no such architecture. {hint}")
+    options: dict[str, Any] = {"pretrained": pretrained, "num_classes": 0}
+    if pool is not None:
+        options["global_pool"] = pool
+    if size is not None and _takes_img_size(backbone):
+        options["img_size"] = size
+    try:
+        trunk = timm.create_model(backbone, **options)
+    except (RuntimeError, AssertionError, TypeError, OSError) as error:
+        raise ValueError(
+            f"timm could not build backbone {backbone!r} with pool={pool!r}, size={size!r}, "
+            f"pretrained={pretrained}: {error}. Choose a pool and size that this backbone offers"
+            + (", or set pretrained to false where its weights cannot be had." if pretrained else ".")
+        ) from error
+    _check_patches_fit(backbone, trunk, size)
+    return trunk
+
+
+def trunk_transform(trunk: nn.Module, size: int | tuple[int, int] | None = None) -> Transform:
+    """The backbone's own mean, std, interpolation and, unless given, size."""
+    import timm
+
+    config = timm.data.resolve_model_data_config(trunk)
+    height, width = config["input_size"][1:] if size is None else (size, size) if isinstance(size, int) else size
+    return Transform((height, width), tuple(config["mean"]), tuple(config["std"]), config["interpolation"])
+
+
+def _takes_img_size(backbone: str) -> bool:
+    """Whether the architecture fixes its input size when it is built, as transformers do."""
+    import inspect
+
+    import timm
+
+    if backbone.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
+        return "vit" in backbone.lower()
+    config = timm.get_pretrained_cfg(backbone.split(".")[0], allow_unregistered=True)
+    if config is not None and getattr(config, "fixed_input_size", False):
+        return True
+    entry = timm.model_entrypoint(backbone.split(".")[0])
+    return "img_size" in inspect.signature(entry).parameters
+
+
+def _check_patches_fit(backbone: str, trunk: nn.Module, size: int | tuple[int, int] | None) -> None:
+    patch = getattr(getattr(trunk, "patch_embed", None), "patch_size", None)
+    if size is None or patch is None:
+        return
+    sides = (size, size) if isinstance(size, int) else size
+    if any(side % step for side, step in zip(sides, patch, strict=True)):
+        raise ValueError(
+            f"size {size} does not divide into the {patch[0]}x{patch[1]} patches of {backbone!r}, pixels would be "
+            f"lost. Choose multiples of {patch[0]}, such as {sides[0] // patch[0] * patch[0] or patch[0]}."
+        )
+
+
+def _pooled_width(trunk: nn.Module, size: tuple[int, int]) -> int:
+    """Width of the trunk's output, measured: pooling such as catavgmax changes it."""
+    was_training = trunk.training
+    with torch.no_grad():
+        width = trunk.eval()(torch.zeros(1, 3, *size)).shape[1]
+    trunk.train(was_training)
+    return int(width)

@@ -1,0 +1,1 @@
+"""Images of known identities: the index that readers fill, samplers, transforms and the data module."""

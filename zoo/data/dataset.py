@@ -1,0 +1,83 @@
+"""The dataset: a key in, a decoded and transformed image out; broken files travel along by name."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from zoo.contracts import IdentityBatch
+from zoo.data.images import UnreadableImage, read_image
+from zoo.data.index import IdentityIndex
+from zoo.data.samplers import Key
+
+
+class Item(NamedTuple):
+    """One row of an index: its image, or why it cannot be read."""
+
+    row: int
+    image: Tensor | None
+    reason: str = ""
+
+
+class IdentityDataset(Dataset[Item]):
+    """Decodes rows of an index lazily; its memory does not grow with the images seen.
+
+    Args:
+        index: the rows.
+        transform: RGB image -> (3, H, W).
+        seed: with the key's epoch and row, seeds the random parts of `transform`.
+    """
+
+    def __init__(self, index: IdentityIndex, transform: Callable[[Image.Image], Tensor], seed: int = 0) -> None:
+        self.index, self.transform, self.seed = index, transform, seed
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, key: Key) -> Item:
+        box = None
+        if self.index.boxes is not None and self.index.boxes[key.row, 2] > 0:
+            box = tuple(self.index.boxes[key.row].tolist())
+        try:
+            image = read_image(self.index.root / str(self.index.paths[key.row]), box)
+        except UnreadableImage as error:
+            return Item(key.row, None, str(error))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(augmentation_seed(self.seed, key))
+            return Item(key.row, self.transform(image))
+
+
+def augmentation_seed(seed: int, key: Key) -> int:
+    """A well-mixed 64-bit seed of (seed, epoch, row)."""
+    return int(np.random.SeedSequence((seed, *key)).generate_state(1, np.uint64)[0])
+
+
+class Collate:
+    """Items -> `IdentityBatch`. A class, not a closure, so that worker processes can be spawned.
+
+    Args:
+        index: the index that the rows belong to.
+        size: height and width of an image.
+    """
+
+    def __init__(self, index: IdentityIndex, size: tuple[int, int]) -> None:
+        self.index, self.size = index, size
+        columns = [np.unique(column, return_inverse=True)[1] for column in index.attributes.values()]
+        self.attributes = np.stack(columns, axis=1) if columns else np.zeros((len(index), 0), dtype=np.int64)
+
+    def __call__(self, items: Sequence[Item]) -> IdentityBatch:
+        images = [item.image for item in items if item.image is not None]
+        rows = np.array([item.row for item in items if item.image is not None], dtype=np.int64)
+        cameras = np.full(len(rows), -1) if self.index.cameras is None else self.index.cameras[rows]
+        return IdentityBatch(
+            images=torch.stack(images) if images else torch.zeros(0, 3, *self.size),
+            identities=torch.from_numpy(self.index.identities[rows]),
+            cameras=torch.from_numpy(cameras.astype(np.int64)),
+            indices=torch.from_numpy(rows),
+            attributes=torch.from_numpy(self.attributes[rows].astype(np.int64)),
+            skipped=tuple(f"{self.index.paths[i.row]}: {i.reason}" for i in items if i.image is None),
+        )

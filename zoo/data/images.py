@@ -1,0 +1,63 @@
+"""Reading image files as people have them: any mode, any orientation, some of them broken."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"})
+
+
+class UnreadableImage(Exception):
+    """An image file that cannot be decoded; the message says why."""
+
+
+def read_image(path: Path, box: tuple[float, float, float, float] | None = None) -> Image.Image:
+    """Decode a file to RGB, turned as its EXIF orientation says.
+
+    Grey becomes RGB, transparency is laid over white, 16 bits are scaled to 8.
+
+    Args:
+        path: the file.
+        box: x, y, w, h in pixels of the turned image; only this part is returned.
+
+    Raises:
+        UnreadableImage: missing, empty, truncated, not an image, or a box outside of it.
+    """
+    try:
+        if path.stat().st_size == 0:
+            raise UnreadableImage("empty file")
+        with Image.open(path) as file:
+            image = to_rgb(ImageOps.exif_transpose(file))
+    except FileNotFoundError as error:
+        raise UnreadableImage("no such file") from error
+    except UnidentifiedImageError as error:
+        raise UnreadableImage("not an image") from error
+    # Pillow's decoders raise SyntaxError, ValueError and others on broken files, depending on the format.
+    except (OSError, SyntaxError, ValueError, EOFError, MemoryError, Image.DecompressionBombError) as error:
+        raise UnreadableImage(str(error) or type(error).__name__) from error
+    return image if box is None else _crop(image, box)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any mode of Pillow -> RGB."""
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image, dtype=np.float64)
+        # 16-bit files arrive as I;16 or I; float files hold [0, 1] or [0, 255].
+        full = 65535.0 if image.mode.startswith("I") else 1.0 if values.max(initial=0.0) <= 1 else 255.0
+        return Image.fromarray((values.clip(0, full) * (255.0 / full)).round().astype(np.uint8)).convert("RGB")
+    if "A" in image.getbands() or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _crop(image: Image.Image, box: tuple[float, float, float, float]) -> Image.Image:
+    x, y, w, h = box
+    left, top = max(0, round(x)), max(0, round(y))
+    right, bottom = min(image.width, round(x + w)), min(image.height, round(y + h))
+    if right <= left or bottom <= top:
+        raise UnreadableImage(f"box {box} lies outside of the {image.width}x{image.height} image")
+    return image.crop((left, top, right, bottom))

@@ -1,0 +1,226 @@
+"""InstanceData: any reader, or the procedural world, as a LightningDataModule."""
+
+import logging
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader
+
+from zoo.contracts import IdentityBatch
+from zoo.data.dataset import Collate, IdentityDataset
+from zoo.data.index import IdentityIndex
+from zoo.data.readers import find_reader
+from zoo.data.samplers import PKSampler, ShardSampler
+from zoo.data.transforms import Augment, Transform
+from zoo.distributed import rank, world_size
+from zoo.world import World
+
+log = logging.getLogger(__name__)
+
+
+class InstanceData(LightningDataModule):
+    """Images of known identities, in batches that metric learning needs.
+
+    The transform is that of the model's encoder. With `root` null, the procedural world is drawn (once, cached)
+    and read instead.
+
+    Args:
+        root: folder of the images; null draws `world`.
+        reader: layout of `root`, the name of a module in `zoo.data.readers`.
+        world: a wing of the procedural world.
+        manifest: reuse the rows and splits that an earlier run has written.
+        val_share: share of the identities to validate on, where the data has no split of its own.
+        test_share: share of the identities to test on, likewise.
+        split_seed: which identities are held out.
+        identities_per_batch: P, identities in a global training batch.
+        images_per_identity: K, images of each.
+        augment: random changes of training images.
+        eval_batch_size: images in a batch of evaluation and prediction, on each process.
+        workers: processes that decode, on each process.
+        predict_split: which images `predict` embeds.
+        max_unreadable: largest share of unreadable files to skip before giving up.
+        seed: seed of sampling and augmentation.
+    """
+
+    def __init__(
+        self,
+        root: str | None = None,
+        reader: str = "folder",
+        world: World | None = None,
+        manifest: str | None = None,
+        val_share: float = 0.1,
+        test_share: float = 0.3,
+        split_seed: int = 0,
+        identities_per_batch: int = 16,
+        images_per_identity: int = 4,
+        augment: Augment = Augment(),  # noqa: B008  (frozen)
+        eval_batch_size: int = 128,
+        workers: int = 2,
+        predict_split: Literal["all", "train", "val", "test"] = "all",
+        max_unreadable: float = 0.05,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if root is None and world is None:
+            raise ValueError(
+                "Neither data.root nor data.world is given. Point data.root at a folder of images, "
+                "or give data.world a wing of the procedural world."
+            )
+        self.root, self.world, self.manifest = root, world, manifest
+        self.read = find_reader(reader)
+        self.split = {"val_share": val_share, "test_share": test_share, "seed": split_seed}
+        self.p, self.k = identities_per_batch, images_per_identity
+        self.augment = augment
+        self.eval_batch_size, self.workers = eval_batch_size, workers
+        self.predict_split, self.max_unreadable, self.seed = predict_split, max_unreadable, seed
+        self.unreadable: dict[str, None] = {}  # an ordered set of "path: reason"
+        self._index: IdentityIndex | None = None
+
+    @property
+    def index(self) -> IdentityIndex:
+        """All rows of all splits; available after `setup`."""
+        if self._index is None:
+            self.setup()
+        assert self._index is not None
+        return self._index
+
+    def prepare_data(self) -> None:
+        """Draw the world if it is wanted and not yet there. Once a machine."""
+        if self.root is None:
+            assert self.world is not None
+            self.world.prepare()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the index, and keep it as `manifest.csv` beside a training run's logs.
+
+        Raises:
+            ValueError: a split that the stage needs has no positive pair, or the data of a resumed run changed.
+        """
+        if self._index is None:
+            root = Path(self.root) if self.root is not None else self.world.prepare()  # type: ignore[union-attr]
+            if self.manifest is not None:
+                self._index = IdentityIndex.load(Path(self.manifest), root)
+            else:
+                self._index = self.read(root, **self.split)
+            if rank() == 0:
+                log.info("%s: %s", root, self._index.describe())
+        for split in {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}.get(stage or "", ()):
+            self._require_pairs(split)
+        if stage == "fit" and self.trainer is not None and self.trainer.log_dir:
+            self._keep_manifest(Path(self.trainer.log_dir) / "manifest.csv")
+
+    @property
+    def num_identities(self) -> int:
+        """Number of training identities, the classes of a head."""
+        return len(self.train_identities)
+
+    @property
+    def train_identities(self) -> np.ndarray:
+        """Sorted numbers of the training identities; a class is a position in it."""
+        return np.unique(self.index.identities[self.index.rows("train")])
+
+    # ------------------------------------------------------------------ loaders
+
+    def train_dataloader(self) -> DataLoader:
+        sampler = PKSampler(
+            self.index.identities, self.index.rows("train"), self.p, self.k, self.seed, rank(), world_size()
+        )
+        self._resume(sampler)
+        return DataLoader(
+            IdentityDataset(self.index, self._transform.compose(self.augment), self.seed),
+            batch_size=self.p * self.k // world_size(),
+            sampler=sampler,
+            collate_fn=Collate(self.index, self._transform.size),
+            persistent_workers=self.workers > 0,
+            **self._loading,
+        )
+
+    def val_dataloader(self) -> DataLoader:
+        return self._eval_loader("val")
+
+    def test_dataloader(self) -> DataLoader:
+        return self._eval_loader("test", "query", "gallery")
+
+    def predict_dataloader(self) -> DataLoader:
+        return self._eval_loader(*np.unique(self.index.splits) if self.predict_split == "all" else [self.predict_split])
+
+    def _eval_loader(self, *splits: str) -> DataLoader:
+        return DataLoader(
+            IdentityDataset(self.index, self._transform.compose()),
+            batch_size=self.eval_batch_size,
+            sampler=ShardSampler(self.index.rows(*splits), rank(), world_size()),
+            collate_fn=Collate(self.index, self._transform.size),
+            **self._loading,
+        )
+
+    @property
+    def _transform(self) -> Transform:
+        assert self.trainer is not None
+        return self.trainer.lightning_module.transform
+
+    @property
+    def _loading(self) -> dict[str, Any]:
+        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return {"num_workers": self.workers, "pin_memory": on_gpu}
+
+    def _resume(self, sampler: PKSampler) -> None:
+        """Put the sampler where a checkpoint left off; loops restore their progress before loaders are built."""
+        assert self.trainer is not None
+        epoch = self.trainer.fit_loop.epoch_progress.current
+        step = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        if epoch.started == epoch.processed:  # between epochs
+            sampler.resume(epoch.processed, 0)
+        elif step < sampler.steps:
+            sampler.resume(epoch.processed, step)
+        else:  # saved after the last step, before the epoch was closed
+            sampler.resume(epoch.processed + 1, 0)
+
+    # ------------------------------------------------------------------ bad input
+
+    def on_before_batch_transfer(self, batch: IdentityBatch, dataloader_idx: int) -> IdentityBatch:
+        """Count the files that could not be read.
+
+        Raises:
+            RuntimeError: more of them than `max_unreadable`, or a batch of nothing else.
+        """
+        self.unreadable.update(dict.fromkeys(batch.skipped))
+        share = len(self.unreadable) / len(self.index)
+        if share > self.max_unreadable or (self.trainer is not None and self.trainer.training and not len(batch.images)):
+            raise RuntimeError(
+                f"{len(self.unreadable)} of {len(self.index)} files cannot be read ({share:.1%}, at most "
+                f"{self.max_unreadable:.1%} are skipped): {'; '.join(list(self.unreadable)[:5])}. "
+                "Repair or remove them, or raise data.max_unreadable."
+            )
+        return batch
+
+    def teardown(self, stage: str) -> None:
+        """Name what was skipped."""
+        if self.unreadable:
+            names = "\n  ".join(self.unreadable)
+            log.warning("%d unreadable files were skipped:\n  %s", len(self.unreadable), names)
+            self.unreadable.clear()
+
+    def _require_pairs(self, split: str) -> None:
+        index = self.index
+        query_rows = index.rows("test", "query") if split == "test" else index.rows(split)
+        gallery_rows = index.rows("test", "gallery") if split == "test" else index.rows(split)
+        images_of = np.bincount(index.identities[gallery_rows], minlength=len(index.names))
+        is_its_own = np.isin(query_rows, gallery_rows)
+        if not np.any(images_of[index.identities[query_rows]] > is_its_own):
+            raise ValueError(
+                f"The {split} split of {index.root} has no two images of one identity "
+                f"({len(query_rows)} images; {index.describe()}), so there is nothing to learn from or to find. "
+                "Add images, or choose other val_share, test_share or split_seed."
+            )
+
+    def _keep_manifest(self, path: Path) -> None:
+        if rank() != 0:
+            return
+        if path.exists() and path.read_text() != self.index.manifest():
+            raise ValueError(
+                f"The data under {self.index.root} or its split is not what {path} says this run was trained on. "
+                "Restore the files, pass data.manifest, or start a new run without ckpt_path."
+            )
+        log.info("manifest %s, sha256 %s", path, self.index.save(path))

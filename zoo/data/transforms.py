@@ -1,0 +1,88 @@
+"""From a decoded image to an encoder's input: the transform that travels with the weights, and augmentation."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import v2
+
+Interpolation = v2.InterpolationMode
+
+
+@dataclass(frozen=True)
+class Transform:
+    """What an encoder expects of its input. Callable: an RGB image in, a normalised tensor out.
+
+    Args:
+        size: height and width in pixels; the whole image is resized to it.
+        mean: mean of each RGB channel, of values in [0, 1].
+        std: standard deviation of each RGB channel, of values in [0, 1].
+        interpolation: nearest, bilinear, bicubic or lanczos.
+    """
+
+    size: tuple[int, int]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str = "bicubic"
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """RGB image -> (3, H, W) float32."""
+        return self.compose()(image)
+
+    def compose(self, augment: "Augment | None" = None) -> Callable[[Image.Image], Tensor]:
+        """The torchvision pipeline, with random augmentation if asked for. Build it once, call it often."""
+        geometry = augment.geometry(self) if augment else [self._resize()]
+        normalise = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(self.mean, self.std)]
+        erasing = [v2.RandomErasing(p=augment.erase)] if augment and augment.erase else []
+        return v2.Compose([*geometry, *normalise, *erasing])
+
+    def denormalise(self, images: Tensor) -> Tensor:
+        """(..., 3, H, W) encoder input -> the same shape with RGB in [0, 1], to look at."""
+        mean, std = images.new_tensor(self.mean)[:, None, None], images.new_tensor(self.std)[:, None, None]
+        return (images * std + mean).clamp(0, 1)
+
+    def _resize(self) -> v2.Transform:
+        return v2.Resize(list(self.size), Interpolation(self.interpolation), antialias=True)
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Random changes of a training image that leave its identity alone.
+
+    Args:
+        flip: probability of a horizontal flip.
+        crop: smallest share of the image's area that a random crop keeps; 1 turns cropping off.
+        brightness: largest relative change of brightness.
+        contrast: largest relative change of contrast.
+        saturation: largest relative change of saturation.
+        erase: probability of erasing a random rectangle. Helps within a domain, hurts across domains.
+    """
+
+    flip: float = 0.5
+    crop: float = 0.6
+    brightness: float = 0.2
+    contrast: float = 0.2
+    saturation: float = 0.0
+    erase: float = 0.0
+
+    def geometry(self, transform: Transform) -> list[Any]:
+        """The steps that run on the decoded image, ending at the encoder's input size."""
+        resize = (
+            v2.RandomResizedCrop(
+                list(transform.size),
+                scale=(self.crop, 1.0),
+                ratio=(0.85, 1.18),
+                interpolation=Interpolation(transform.interpolation),
+            )
+            if self.crop < 1
+            else transform._resize()
+        )
+        colour = (
+            [v2.ColorJitter(self.brightness, self.contrast, self.saturation)]
+            if self.brightness or self.contrast or self.saturation
+            else []
+        )
+        return [resize, v2.RandomHorizontalFlip(self.flip), *colour]

@@ -1,0 +1,59 @@
+"""What several processes must agree on: gathering tensors and objects across ranks."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.nn.functional import all_gather
+
+
+def world_size() -> int:
+    """Number of processes of this run, 1 outside a distributed run."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Number of this process, 0 outside a distributed run."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def gather_with_gradient(tensor: Tensor) -> Tensor:
+    """Rows of every rank, in rank order, with gradients flowing back to the rank that a row came from.
+
+    Ranks may hold different numbers of rows. If every rank then computes the *same* loss over all rows, the
+    gradient that reaches a rank's rows is `world_size` times that of one loss; DDP's average over ranks takes
+    the factor out again, so parameter gradients equal those of one process with the whole batch.
+
+    Args:
+        tensor: (B_rank, ...), the same trailing shape on every rank.
+
+    Returns:
+        (sum of B_rank, ...)
+    """
+    if world_size() == 1:
+        return tensor
+    rows = _row_counts(tensor)
+    padded = torch.cat([tensor, tensor.new_zeros(max(rows) - len(tensor), *tensor.shape[1:])])
+    gathered = all_gather(padded) if tensor.requires_grad else _all_gather(padded)
+    return torch.cat([part[:count] for part, count in zip(gathered, rows, strict=True)])
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """Each rank's picklable `value`, in rank order."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def _row_counts(tensor: Tensor) -> list[int]:
+    mine = torch.tensor([len(tensor)], device=tensor.device)
+    return [int(count) for count in _all_gather(mine)]
+
+
+def _all_gather(tensor: Tensor) -> list[Tensor]:
+    parts = [torch.empty_like(tensor) for _ in range(world_size())]
+    dist.all_gather(parts, tensor.contiguous())
+    return parts

@@ -1,0 +1,277 @@
+"""Ranks of the right answers in a gallery, exact and in bounded memory.
+
+Everything here works on blocks of queries against the whole gallery, so the memory depends on a byte budget
+and not on the number of queries; an N x N matrix is never built. The ranks are *counted*: how many wrong
+items score at least as much as this right one? No gallery is put in order.
+
+The protocol, shared by every function that takes a query and a gallery:
+
+- the score of a pair is its cosine similarity, in float32;
+- **junk** of a query is the query's own item, recognised *by its index* (a copy of its content under another
+  index stays in), and, when both sides have cameras, every gallery item with the same identity AND the same
+  camera (Zheng et al., "Scalable Person Re-identification: A Benchmark", ICCV 2015). Junk is neither right
+  nor wrong and shifts no rank;
+- a **positive** is any other gallery item with the query's identity, a **negative** any with another one;
+- **ties are broken against the query**: a negative within `TIE_WIDTH` of a positive ranks before it, so an
+  encoder that maps everything to one point scores as badly as it should.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+BLOCK_BYTES = 64 * 2**20
+"""Default budget of one block of queries. Larger gains no speed at 16k gallery items."""
+
+TIE_WIDTH = 1e-6
+"""Similarities closer than this are equal: float32 products of identical unit vectors differ by about 1e-7,
+depending on where in the matrix they stand."""
+
+# Results of a comparison held at once: 4 MB of float32 stay in the cache, and below 2**24 their sum is exact.
+_TILE_ELEMENTS = 2**20
+# With more positives than this, sorting a query's row once is cheaper than comparing it with each of them.
+_SORT_FROM = 64
+# What a block holds for each item that shares the query's identity: position, masks, scores, rank.
+_BYTES_PER_MATCH = 64
+
+
+def unit_norm(embeddings: Tensor) -> Tensor:
+    """Scale every row to length 1, in float32. A row of zeros stays zero: its similarity with anything is 0.
+
+    Args:
+        embeddings: `(N, D)`, any floating type.
+    """
+    return F.normalize(embeddings.detach().float(), dim=1)
+
+
+@dataclass(frozen=True)
+class EmbeddingSet:
+    """One side of a retrieval, the queries or the gallery.
+
+    Args:
+        embeddings: `(N, D)`; what ranks them asks for rows of length 1 in float32, see `unit_norm`.
+        identities: `(N,)` integers, held as int64.
+        indices: `(N,)` integers, the number of each item in the data set. Queries and gallery are numbered
+            together: a query and a gallery item with the same index are one and the same item.
+        cameras: `(N,)` integers, or None where there are none.
+
+    Raises:
+        ValueError: The parts differ in length, or identities, indices or cameras are not integers.
+    """
+
+    embeddings: Tensor
+    identities: Tensor
+    indices: Tensor
+    cameras: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.embeddings.ndim != 2:
+            raise ValueError(f"embeddings have shape {tuple(self.embeddings.shape)}; give (N, D).")
+        for name in ("identities", "indices", "cameras"):
+            values = getattr(self, name)
+            if values is None:
+                continue
+            if values.shape != (len(self),):
+                raise ValueError(
+                    f"{name} have shape {tuple(values.shape)} beside {len(self)} embeddings; "
+                    f"give one integer for each embedding, ({len(self)},)."
+                )
+            if values.is_floating_point() or values.is_complex():
+                raise ValueError(f"{name} are {values.dtype}, which merges large ids; give torch.int64.")
+            object.__setattr__(self, name, values.long().contiguous())
+
+    def __len__(self) -> int:
+        return len(self.embeddings)
+
+    def select(self, keep: Tensor) -> "EmbeddingSet":
+        """The items that `keep` names, a bool mask `(N,)` or positions `(M,)`."""
+        cameras = None if self.cameras is None else self.cameras[keep]
+        return EmbeddingSet(self.embeddings[keep], self.identities[keep], self.indices[keep], cameras)
+
+
+@dataclass(frozen=True)
+class SimilarityBlock:
+    """Some queries against the whole gallery.
+
+    `matches` lists, for each query, the gallery positions of all M items with its identity. Shorter lists are
+    filled up, with copies of the last match or, where there is none, a stranger; neither counts as positive.
+
+    Args:
+        queries: `(B,)` positions of these queries among all queries.
+        similarity: `(B, N)` float32. A buffer: the next block overwrites it, and its user may, too.
+        matches: `(B, M)` int64 gallery positions.
+        positive: `(B, M)` bool, True where a match is a positive.
+        junk: `(B, M)` bool, True where a match is junk.
+    """
+
+    queries: Tensor
+    similarity: Tensor
+    matches: Tensor
+    positive: Tensor
+    junk: Tensor
+
+
+def similarity_blocks(
+    query: EmbeddingSet, gallery: EmbeddingSet, block_bytes: int = BLOCK_BYTES
+) -> Iterator[SimilarityBlock]:
+    """Walk over the queries block by block; those with the most matches come first.
+
+    Args:
+        query: Q items.
+        gallery: N items on the same device.
+        block_bytes: Memory that one block may take. At the least one query is taken, 4 N bytes.
+
+    Raises:
+        ValueError: The embeddings are not of length 1 in float32.
+    """
+    for side in (query, gallery):
+        _check_unit_norm(side.embeddings)
+    order = gallery.identities.argsort(stable=True)
+    identities = gallery.identities[order]
+    first = torch.searchsorted(identities, query.identities)
+    count = torch.searchsorted(identities, query.identities, right=True) - first
+    # Queries with as many matches stand together, so that little is filled up.
+    turn = count.argsort(descending=True, stable=True)
+
+    most = min(len(query), max(1, block_bytes // (4 * max(1, len(gallery)))))
+    buffer = query.embeddings.new_empty(most, len(gallery))
+    start = 0
+    while start < len(query) and len(gallery) > 0:
+        width = int(count[turn[start]])
+        rows = max(1, block_bytes // (4 * len(gallery) + _BYTES_PER_MATCH * width))
+        queries = turn[start : start + rows]
+        start += rows
+        similarity = buffer[: len(queries)]
+        with _full_float32():
+            # `out` also keeps autocast away.
+            torch.mm(query.embeddings[queries].detach(), gallery.embeddings.detach().T, out=similarity)
+
+        slot = torch.arange(width, device=count.device)
+        last = (count[queries, None] - 1).clamp(min=0)
+        matches = order[(first[queries, None] + slot.minimum(last)).clamp(max=len(gallery) - 1)]
+        junk = _is_junk(query.select(queries), gallery, matches)
+        positive = (slot < count[queries, None]) & ~junk
+        yield SimilarityBlock(queries, similarity, matches, positive, junk)
+
+
+def _is_junk(query: EmbeddingSet, gallery: EmbeddingSet, matches: Tensor) -> Tensor:
+    """Which gallery items of `matches` `(B, M)` are junk of the B queries, as bool `(B, M)`."""
+    junk = gallery.indices[matches] == query.indices[:, None]
+    if query.cameras is not None and gallery.cameras is not None:
+        junk |= gallery.cameras[matches] == query.cameras[:, None]
+    return junk & (gallery.identities[matches] == query.identities[:, None])
+
+
+def positive_ranks(
+    query: EmbeddingSet, gallery: EmbeddingSet, block_bytes: int = BLOCK_BYTES
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The 1-based rank of every positive of every query among the query's valid gallery.
+
+    The rank of the j-th best positive is j + the number of negatives that score at least as much.
+    Positives that tie with each other take consecutive ranks in any order, which no metric can see.
+
+    Args:
+        query: Q items.
+        gallery: N items on the same device.
+        block_bytes: See `similarity_blocks`.
+
+    Yields:
+        `(queries, ranks)`: positions `(B,)` of a block's queries, and `(B, P)` int64 ranks in rising order,
+        0 after a query's last positive. A query without positives has only zeros; an empty gallery yields
+        nothing.
+    """
+    for block in similarity_blocks(query, gallery, block_bytes):
+        scores = block.similarity.gather(1, block.matches)
+        scores = scores.masked_fill_(~block.positive, -torch.inf).sort(dim=1, descending=True).values
+        found = block.positive.sum(1, keepdim=True)
+        scores = scores[:, : int(found.max())]
+        # Only negatives are left to be counted once everything that shares the identity is out of the way.
+        negatives = block.similarity.scatter_(1, block.matches, -torch.inf)
+        place = torch.arange(1, scores.shape[1] + 1, device=scores.device)
+        ranks = _count_at_least(negatives, scores - TIE_WIDTH) + place
+        yield block.queries, ranks.masked_fill_(place > found, 0)
+
+
+def nearest(
+    query: EmbeddingSet, gallery: EmbeddingSet, k: int, block_bytes: int = BLOCK_BYTES
+) -> tuple[Tensor, Tensor]:
+    """The k most similar gallery items of every query that are not its junk, best first.
+
+    Args:
+        query: Q items.
+        gallery: N items on the same device.
+        k: How many to give.
+        block_bytes: See `similarity_blocks`.
+
+    Returns:
+        Scores `(Q, k)` float32 and gallery positions `(Q, k)` int64. Where fewer than k items are left, the
+        rest is -inf at position -1. Equal scores come in any order.
+    """
+    if k < 1:
+        raise ValueError(f"k is {k}; ask for at least 1 neighbour.")
+    scores = query.embeddings.new_full((len(query), k), -torch.inf)
+    positions = query.indices.new_full((len(query), k), -1, dtype=torch.int64)
+    for block in similarity_blocks(query, gallery, block_bytes):
+        kept = block.similarity.gather(1, block.matches).masked_fill_(block.junk, -torch.inf)
+        best, places = block.similarity.scatter_(1, block.matches, kept).topk(min(k, len(gallery)), dim=1)
+        scores[block.queries, : best.shape[1]] = best
+        positions[block.queries, : best.shape[1]] = places.masked_fill_(best == -torch.inf, -1)
+    return scores, positions
+
+
+def _check_unit_norm(embeddings: Tensor) -> None:
+    if embeddings.dtype != torch.float32:
+        raise ValueError(f"Embeddings are {embeddings.dtype}, not float32; pass them through unit_norm.")
+    length = embeddings.norm(dim=1)
+    wrong = ~(((length - 1).abs() < 1e-3) | (length == 0))
+    if wrong.any():
+        row = int(wrong.nonzero()[0])
+        raise ValueError(
+            f"Embedding {row} has length {float(length[row]):.4g}, not 1; pass embeddings through unit_norm."
+        )
+
+
+def _count_at_least(rows: Tensor, thresholds: Tensor) -> Tensor:
+    """How many values of each row reach each of its thresholds: `(B, N)`, `(B, P)` -> `(B, P)` int64.
+
+    `rows` is used up.
+    """
+    if thresholds.shape[1] > _SORT_FROM:
+        return rows.shape[1] - torch.searchsorted(_sort_rows(rows), thresholds)
+    counts = torch.zeros(thresholds.shape, dtype=torch.int64, device=rows.device)
+    width = min(rows.shape[1], _TILE_ELEMENTS)
+    height = min(len(rows), max(1, _TILE_ELEMENTS // width))
+    # Comparing straight into floats is vectorised, and so is their sum; bools sum several times slower.
+    buffer = rows.new_empty(height * width)
+    for top in range(0, len(rows), height):
+        some = slice(top, top + height)
+        for tile in rows[some].split(width, dim=1):
+            reached = buffer[: tile.numel()].view(tile.shape)
+            for slot in range(thresholds.shape[1]):
+                torch.ge(tile, thresholds[some, slot, None], out=reached)
+                counts[some, slot] += reached.sum(1).long()
+    return counts
+
+
+def _sort_rows(rows: Tensor) -> Tensor:
+    """Sort each row upwards; in place on a CPU, where NumPy is several times faster than PyTorch."""
+    if rows.device.type != "cpu":
+        return rows.sort(dim=1).values
+    np.ndarray.sort(rows.numpy(), axis=1)
+    return rows
+
+
+@contextmanager
+def _full_float32() -> Iterator[None]:
+    """Multiply in true float32, also where training allowed TF32 or bfloat16 products."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

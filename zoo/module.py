@@ -1,0 +1,199 @@
+"""ZooModule: the base of every component, with optimiser groups, freezing and logging in one place."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, is_dataclass
+from fnmatch import fnmatch
+from typing import Any
+
+import torch
+from lightning import LightningModule
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+
+@dataclass(frozen=True)
+class Optim:
+    """Optimiser and schedule: linear warm-up, then a cosine to zero, stepped every batch.
+
+    Args:
+        name: any optimiser that timm knows (adamw, sgd, lamb, muon, ...).
+        lr: base learning rate, for the global batch.
+        weight_decay: decay of weight matrices and kernels; norms, biases and other vectors get none.
+        warmup: share of all steps that warm up.
+        head_lr: learning rate of the head as a multiple of `lr`.
+        layer_decay: multiply the rate by this for each layer further from the output; null for one rate.
+    """
+
+    name: str = "adamw"
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+    warmup: float = 0.05
+    head_lr: float = 1.0
+    layer_decay: float | None = None
+
+
+class ZooModule(LightningModule):
+    """A component of the zoo.
+
+    Used inside another module, a component only `forward`s. As the root of a run it defines steps; optimiser,
+    schedule, freezing and the reproducible state of each epoch come from here.
+
+    Args:
+        optim: optimiser and schedule; only the root's counts.
+        freeze: names of submodules or parameters, `*` matches anything; they get no gradient and stay in eval
+            mode.
+    """
+
+    #: prefixes of tensors that only training needs; an evaluation that has not built them drops them on loading
+    training_only: tuple[str, ...] = ()
+
+    def __init__(self, optim: Optim | Mapping[str, Any] | None = None, freeze: list[str] | None = None) -> None:
+        super().__init__()
+        self.optim = optim if isinstance(optim, Optim) else Optim(**(optim or {}))
+        self.freeze_patterns = tuple(freeze or ())
+
+    # ------------------------------------------------------------------ rebuilding
+
+    def init_args(self) -> dict[str, Any]:
+        """Plain arguments that build this component again, without its weights: what a card records."""
+        return {}
+
+    def save_plain_hyperparameters(self) -> None:
+        """`save_hyperparameters` for what a checkpoint can hold without a pickle: plain values and dataclasses.
+
+        Call it in `__init__` of a root. Under the command line these are the flags as typed; in Python code
+        a part that was given as an object or a class is left out and is to be given again on reload.
+        """
+        import inspect
+
+        frame = inspect.currentframe()
+        assert frame is not None
+        self.save_hyperparameters(frame=frame.f_back)
+        plain = {k: asdict(v) if is_dataclass(v) else v for k, v in self.hparams.items()}  # type: ignore[arg-type]
+        self._set_hparams({k: v for k, v in plain.items() if k == "_instantiator" or _is_plain(v)})
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another architecture in words that fit a screen.
+
+        Raises:
+            ValueError: tensors are missing, left over or of another shape.
+        """
+        wanted = self.state_dict()
+        unused = tuple(prefix for prefix in self.training_only if not any(k.startswith(prefix) for k in wanted))
+        found = {k: v for k, v in checkpoint["state_dict"].items() if not k.startswith(unused)}
+        checkpoint["state_dict"] = found
+        misfits = {
+            "missing": [k for k in wanted if k not in found],
+            "left over": [k for k in found if k not in wanted],
+            "of another shape": [k for k in wanted if k in found and found[k].shape != wanted[k].shape],
+        }
+        parts = [f"{len(names)} {what}, such as {names[0]}" for what, names in misfits.items() if names]
+        if parts:
+            raise ValueError(
+                f"The checkpoint is not of this {type(self).__name__}: of {len(wanted)} tensors, {'; '.join(parts)}. "
+                "Give the model flags that it was trained with; its config.yaml has them (-c RUN/config.yaml)."
+            )
+
+    # ------------------------------------------------------------------ freezing
+
+    def apply_freezing(self) -> None:
+        """Turn off the gradients of everything that `freeze` names, and put it in eval mode.
+
+        Raises:
+            ValueError: a pattern that names nothing.
+        """
+        for pattern in self.freeze_patterns:
+            names = [name for name, _ in self.named_parameters() if _matches(name, pattern)]
+            if not names:
+                tops = sorted({".".join(n.split(".")[:2]) for n, _ in self.named_parameters()})
+                raise ValueError(
+                    f"freeze: {pattern!r} names no parameter of {type(self).__name__}. "
+                    f"Submodules to choose from: {', '.join(tops)}."
+                )
+        for name, parameter in self.named_parameters():
+            if any(_matches(name, pattern) for pattern in self.freeze_patterns):
+                parameter.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "ZooModule":
+        """As in torch, but what is frozen stays in eval mode: its BatchNorm statistics must not move."""
+        super().train(mode)
+        for name, module in self.named_modules() if mode and self.freeze_patterns else ():
+            if name and any(_matches(name, pattern) for pattern in self.freeze_patterns):
+                module.eval()
+        return self
+
+    # ------------------------------------------------------------------ optimisation
+
+    def lr_multipliers(self) -> dict[str, float]:
+        """Parameter name or prefix -> multiple of the base rate; the longest prefix wins. Override in a root."""
+        return {}
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """One group for each (rate, decay) among the parameters that train, each with a readable `name`."""
+        multipliers = self.lr_multipliers()
+        groups: dict[tuple[float, bool], dict[str, Any]] = {}
+        for name, parameter in self.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            prefix = max((p for p in multipliers if _matches(name, p)), key=len, default=None)
+            multiplier = multipliers[prefix] if prefix is not None else 1.0
+            decays = parameter.ndim > 1
+            label = f"rate x{multiplier:g}, {'decay' if decays else 'no decay'}"
+            group = groups.setdefault(
+                (multiplier, decays),
+                {
+                    "name": label,
+                    "params": [],
+                    "lr": self.optim.lr * multiplier,
+                    "weight_decay": self.optim.weight_decay if decays else 0.0,
+                },
+            )
+            group["params"].append(parameter)
+        return list(groups.values())
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Optimiser over the parameter groups, with warm-up and cosine over the whole run."""
+        from timm.optim import create_optimizer_v2
+
+        optimizer = create_optimizer_v2(self.parameter_groups(), opt=self.optim.name, lr=self.optim.lr)
+        total = max(1, int(self.trainer.estimated_stepping_batches))
+        schedule = warmup_cosine(optimizer, round(self.optim.warmup * total), total)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_epoch_start(self) -> None:
+        """Seed dropout and the like by (seed, epoch, rank), so that a resumed run repeats an uninterrupted one."""
+        seed = torch.initial_seed() if self._run_seed is None else self._run_seed
+        self._run_seed = seed
+        torch.manual_seed((seed + 1_000_003 * self.current_epoch + self.global_rank) % 2**63)
+
+    _run_seed: int | None = None
+
+
+def warmup_cosine(optimizer: Optimizer, warmup: int, total: int) -> LambdaLR:
+    """Rate factor: 1/warmup, 2/warmup, ... 1 over the warm-up steps, then half a cosine down to 0 at `total`."""
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        progress = (step - warmup) / max(1, total - warmup)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+    return LambdaLR(optimizer, factor)
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Whether `pattern` names this parameter or module, or one that contains it."""
+    return fnmatch(name, pattern) or fnmatch(name, f"{pattern}.*")
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(isinstance(k, str) and _is_plain(v) for k, v in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, str | int | float | bool)
+
+

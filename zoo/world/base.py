@@ -1,0 +1,171 @@
+"""What every wing of the world shares: its fields, its splits, its folder, and one rendered sample."""
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zoo.world.texture import stream
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One rendered view.
+
+    Args:
+        image: (H, W, 3) uint8.
+        mask: visible silhouette, (H, W) bool.
+        box: x, y, width, height of the silhouette in pixels.
+        attributes: what is to be seen, by column name; shared by many individuals.
+    """
+
+    image: NDArray[np.uint8]
+    mask: NDArray[np.bool_]
+    box: tuple[int, int, int, int]
+    attributes: dict[str, str]
+
+
+@dataclass(frozen=True)
+class World:
+    """Base of the wings: identities in look-alike families, each seen in several views.
+
+    Args:
+        families: number of look-alike families.
+        members: identities in each family.
+        views: images of each identity.
+        size: height and width of an image in pixels.
+        difficulty: how alike the members of a family are, from 0 (as different as strangers of the same breed
+            and pattern) to 1 (almost twins).
+        seed: another seed is another world.
+        val_share: share of the families held out for validation.
+        test_share: share of the families held out for testing.
+    """
+
+    families: int = 80
+    members: int = 5
+    views: int = 10
+    size: int = 112
+    difficulty: float = 0.5
+    seed: int = 0
+    val_share: float = 0.1
+    test_share: float = 0.25
+
+    NAME: ClassVar[str] = "world"
+    VERSION: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        for name, least in (("families", 3), ("members", 1), ("views", 2), ("size", 32), ("seed", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise ValueError(
+                    f"{name} must be at least {least}, got {value!r}. Give a larger whole number."
+                )
+        for name, high in (("difficulty", 1.0), ("val_share", 0.5), ("test_share", 0.8)):
+            value = getattr(self, name)
+            if not 0 <= value <= high:
+                raise ValueError(
+                    f"{name} must be from 0 to {high:g}, got {value!r}. Give a number in this range."
+                )
+            object.__setattr__(self, name, float(value))  # 1 and 1.0 are one world and have one folder
+        held_out = self._held_out("val_share") + self._held_out("test_share")
+        if held_out >= self.families:
+            raise ValueError(
+                f"val_share {self.val_share} and test_share {self.test_share} hold out {held_out} of "
+                f"{self.families} families and leave none to train on. Lower the shares or raise families."
+            )
+
+    def _held_out(self, share: str) -> int:
+        return max(1, round(self.families * getattr(self, share)))
+
+    # What a wing says about itself.
+
+    def kind(self, family: int) -> str:
+        """The species, or whatever a family of this wing is one of."""
+        raise NotImplementedError
+
+    def render(self, identity: int, view: int) -> Sample:
+        """Draws one view of one identity; depends on nothing but the fields and the two numbers."""
+        raise NotImplementedError
+
+    # What follows from it.
+
+    @property
+    def identities(self) -> int:
+        """Number of identities, numbered family by family."""
+        return self.families * self.members
+
+    @property
+    def images(self) -> int:
+        """Number of images in all splits."""
+        return self.identities * self.views
+
+    def name_of(self, identity: int) -> str:
+        """Name of an identity, e.g. ``cat_012_3``: kind, family, member."""
+        family, member = divmod(identity, self.members)
+        return f"{self.kind(family)}_{family:03d}_{member}"
+
+    @cached_property
+    def _split_of_family(self) -> dict[int, str]:
+        """Whole families are held out, taking turns over the kinds so that every split has its share."""
+        by_kind: dict[str, list[int]] = {}
+        for family in stream(self.seed, 1).permutation(self.families).tolist():
+            by_kind.setdefault(self.kind(family), []).append(family)
+        kinds = [by_kind[kind] for kind in sorted(by_kind)]
+        turns = [kind[k] for k in range(self.families) for kind in kinds if k < len(kind)]
+        test, val = self._held_out("test_share"), self._held_out("val_share")
+        names = ["test"] * test + ["val"] * val + ["train"] * (self.families - test - val)
+        return dict(zip(turns, names, strict=True))
+
+    def split_of(self, identity: int) -> str:
+        """``train``, ``val`` or ``test``."""
+        return self._split_of_family[identity // self.members]
+
+    def path_of(self, identity: int, view: int) -> str:
+        """Path of an image under the world's folder, with forward slashes."""
+        return f"{self.split_of(identity)}/{self.name_of(identity)}/{view:02d}.png"
+
+    @property
+    def folder(self) -> str:
+        """Name of the world's folder; it changes with every field and with the renderer."""
+        key = json.dumps([self.NAME, self.VERSION, asdict(self)], sort_keys=True)
+        return f"{self.NAME}-v{self.VERSION}-{hashlib.sha256(key.encode()).hexdigest()[:10]}"
+
+    def prepare(self, cache: str | Path | None = None, workers: int | None = None) -> Path:
+        """Renders what is not there yet and returns the data folder.
+
+        Args:
+            cache: folder of all worlds; default ``$INSTANCE_ZOO_HOME/worlds``, else
+                ``~/.cache/instance_zoo/worlds``.
+            workers: processes that render; default one for each core. The images do not depend on it.
+
+        Raises:
+            OSError: the folder cannot be written to, or the disk is full; what is rendered stays.
+        """
+        from zoo.world.writer import write  # here, so that drawing one sample needs no progress bar
+
+        if workers is not None and workers < 1:
+            raise ValueError(f"workers must be at least 1, got {workers}. Leave it out to use all cores.")
+        return write(self, (Path(cache) if cache else default_cache()) / self.folder, workers)
+
+
+def default_cache() -> Path:
+    """Where worlds are kept unless told otherwise."""
+    home = os.environ.get("INSTANCE_ZOO_HOME")
+    return Path(home).expanduser() / "worlds" if home else Path.home() / ".cache" / "instance_zoo" / "worlds"
+
+
+def box_of(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
+    """x, y, width, height of the smallest box around a mask; all 0 where the mask is empty."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if len(rows) == 0:
+        return 0, 0, 0, 0
+    x, y = int(columns[0]), int(rows[0])
+    return x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1

@@ -1,0 +1,210 @@
+"""The wing of the pets: cats, dogs, foxes, rabbits and hamsters, each with a coat of its own."""
+
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from typing import ClassVar
+
+import numpy as np
+
+from zoo.world.anatomy import Body, Figure, Pose, pose_body
+from zoo.world.base import Sample, World, box_of
+from zoo.world.coat import COATS, PATTERNS, Coat, Layout, Skin, paint
+from zoo.world.stage import Stage
+from zoo.world.texture import linear, mix, step, stream
+from zoo.world.trace import Floats, Hits, shade_of
+
+_BLEND = 0.022  # radius over which the parts of a body melt together
+
+
+@dataclass(frozen=True)
+class Species:
+    """How a species is built: the range of every proportion, its kinds of ears, and its eyes."""
+
+    ranges: dict[str, tuple[float, float]]
+    ears: tuple[str, ...]
+    slit: bool = False
+    dark_eyes: bool = False
+
+
+def _species(
+    *ranges: tuple[float, float], ears: tuple[str, ...], slit: bool = False, dark: bool = False
+) -> Species:
+    names = [field.name for field in fields(Body) if field.name != "ear_kind"]
+    return Species(dict(zip(names, ranges, strict=True)), ears, slit, dark)
+
+
+# Ranges in the order of Body: trunk, girth, leg, bone, neck, head, muzzle, jaw, cheek, ear, tail, brush.
+SPECIES: dict[str, Species] = {
+    "cat": _species(
+        (0.50, 0.62), (0.18, 0.22), (0.30, 0.38), (0.055, 0.07), (0.24, 0.30), (0.25, 0.28), (0.06, 0.14),
+        (0.38, 0.46), (0.48, 0.58), (0.85, 1.1), (0.55, 0.75), (0.045, 0.07), ears=("pointed",), slit=True,
+    ),
+    "dog": _species(
+        (0.54, 0.72), (0.20, 0.25), (0.32, 0.48), (0.06, 0.08), (0.27, 0.34), (0.24, 0.27), (0.35, 0.7),
+        (0.40, 0.52), (0.40, 0.50), (0.8, 1.15), (0.35, 0.6), (0.05, 0.07),
+        ears=("folded", "pointed"), dark=True,
+    ),
+    "fox": _species(
+        (0.50, 0.60), (0.17, 0.20), (0.30, 0.38), (0.05, 0.06), (0.26, 0.30), (0.23, 0.26), (0.45, 0.7),
+        (0.28, 0.34), (0.52, 0.62), (1.1, 1.4), (0.60, 0.75), (0.10, 0.14), ears=("pointed",), slit=True,
+    ),
+    "rabbit": _species(
+        (0.34, 0.44), (0.22, 0.27), (0.18, 0.24), (0.055, 0.07), (0.26, 0.31), (0.24, 0.27), (0.06, 0.16),
+        (0.42, 0.50), (0.48, 0.58), (1.4, 1.9), (0.10, 0.14), (0.09, 0.12), ears=("long",), dark=True,
+    ),
+    "hamster": _species(
+        (0.26, 0.34), (0.24, 0.30), (0.12, 0.16), (0.05, 0.06), (0.22, 0.27), (0.26, 0.30), (0.05, 0.12),
+        (0.36, 0.44), (0.56, 0.70), (0.55, 0.75), (0.05, 0.07), (0.04, 0.05), ears=("round",), dark=True,
+    ),
+}  # fmt: skip
+_COLLARS = {"red": (190, 40, 40), "blue": (50, 80, 180), "green": (40, 130, 70), "yellow": (220, 180, 50)}
+_POSES = ("standing", "walking", "sitting", "lying")
+
+
+@dataclass(frozen=True)
+class Pet:
+    """One individual: its body, its coat, and the words for what its family shares."""
+
+    body: Body
+    coat: Coat
+    rest: Figure
+    attributes: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Pets(World):
+    """Pets in look-alike families: members share species, build, colours and kind of pattern.
+
+    They differ in where patches, stripes, spots, socks, blaze and tail tip lie, and a little in shade and
+    build.
+
+    Args:
+        families: number of look-alike families.
+        members: identities in each family.
+        views: images of each identity.
+        size: height and width of an image in pixels.
+        difficulty: how alike the members of a family are, from 0 (as different as strangers of the same breed
+            and pattern) to 1 (almost twins).
+        seed: another seed is another world.
+        val_share: share of the families held out for validation.
+        test_share: share of the families held out for testing.
+    """
+
+    NAME: ClassVar[str] = "pets"
+    VERSION: ClassVar[int] = 1
+
+    def kind(self, family: int) -> str:
+        """The species of a family; they take turns, so every world has about as many of each."""
+        return list(SPECIES)[(family + self.seed) % len(SPECIES)]
+
+    @property
+    def own_share(self) -> float:
+        """Share of an individual's looks that is its own and not its family's."""
+        return 1.0 - 0.9 * self.difficulty
+
+    def pet(self, identity: int) -> Pet:
+        """The individual itself, whatever the view."""
+        return _pet(self, identity)
+
+    def render(self, identity: int, view: int) -> Sample:
+        """Draws one view of one pet; depends on nothing but the fields and the two numbers.
+
+        Raises:
+            IndexError: there is no such identity or view.
+        """
+        for name, value, count in (("identity", identity, self.identities), ("view", view, self.views)):
+            if not 0 <= value < count:
+                raise IndexError(
+                    f"{name} must be from 0 to {count - 1}, got {value}. Make a world with more."
+                )
+        return _draw(
+            self.pet(identity), stream(self.seed, 3, *divmod(identity, self.members), view), self.size
+        )
+
+
+@lru_cache(maxsize=8)
+def _pet(world: Pets, identity: int) -> Pet:
+    family, member = divmod(identity, world.members)
+    shared, own = stream(world.seed, 2, family), stream(world.seed, 2, family, member + 1)
+    species = SPECIES[world.kind(family)]
+    pattern = PATTERNS[shared.integers(len(PATTERNS))]
+    name = list(COATS[pattern])[shared.integers(len(COATS[pattern]))]
+    ears = species.ears[shared.integers(len(species.ears))]
+    eye = 4 if species.dark_eyes else int(shared.integers(4))
+    numbers = {}
+    for part, (low, high) in species.ranges.items():
+        common, wobble = shared.uniform(low, high), own.uniform(-0.07, 0.07)
+        numbers[part] = float(common * (1 + wobble * world.own_share))
+    body = Body(ear_kind=ears, **numbers)
+    layout = Layout.draw(shared).mixed(Layout.draw(own), world.own_share, own)
+    coat = Coat.of(pattern, name, layout, eye, species.slit, edge_seed=int(shared.integers(2**31)))
+    attributes = {"species": world.kind(family), "coat": name, "pattern": pattern}
+    return Pet(body, coat, pose_body(body), attributes)
+
+
+def _pose(rng: np.random.Generator, azimuth: float) -> Pose:
+    """A random pose in which the animal more or less looks towards a camera at ``azimuth``."""
+    return Pose(
+        kind=_POSES[rng.integers(len(_POSES))],
+        yaw=float(np.clip(azimuth * rng.uniform(0.2, 0.8) + rng.normal(0, 0.2), -0.9, 0.9)),
+        nod=float(rng.normal(0.0, 0.16)),
+        tilt=float(rng.normal(0.0, 0.14)),
+        stride=float(rng.uniform(0, 2 * np.pi)),
+        lift=float(rng.uniform(-0.4, 0.9)),
+        sway=float(rng.uniform(-0.9, 0.9)),
+        curl=float(rng.uniform(-0.3, 1.3)),
+        ears=float(rng.uniform(-0.3, 0.6)),
+    )
+
+
+def _draw(pet: Pet, rng: np.random.Generator, size: int) -> Sample:
+    azimuth = float(rng.uniform(-1.3, 1.3))
+    pose = _pose(rng, azimuth)
+    figure = pose_body(pet.body, pose)
+    stage = Stage.draw(figure.solids, azimuth, rng)
+    collar = list(_COLLARS)[rng.integers(len(_COLLARS))] if rng.uniform() < 0.3 else "none"
+    image, mask, prop = stage.picture(
+        figure.solids, _BLEND, lambda hits: _shine(pet, figure, hits, stage, collar), size, rng
+    )
+    attributes = pet.attributes | {
+        "background": stage.background,
+        "light": stage.lamp,
+        "pose": pose.kind,
+        "side": "front" if abs(azimuth) < 0.4 else "left" if azimuth > 0 else "right",  # as seen in the image
+        "collar": collar,
+        "prop": prop,
+    }
+    return Sample(image, mask, box_of(mask), attributes)
+
+
+def _shine(pet: Pet, figure: Figure, hits: Hits, stage: Stage, collar: str) -> Floats:
+    """Light (3, H) from the pet's skin."""
+    skin = Skin.under(hits, pet.rest, pet.body)
+    colour, gloss = paint(pet.coat, skin, pet.body)
+    if collar != "none":
+        colour = mix(colour, linear(*_COLLARS[collar]), _collar_on(skin, pet))
+    shadow = shade_of(
+        figure.part("trunk", "head"),
+        hits.point + 0.03 * hits.normal,
+        light.direction,
+        light.softness,
+        skip=0.3,
+    )
+    openness = 0.55 + 0.45 * np.clip(hits.point[2] / (pet.body.leg + pet.body.girth), 0, 1)
+    lit = stage.light.on(hits.normal, shadow, openness)
+    view = stage.camera.origin[:, None] - hits.point
+    view /= np.sqrt((view * view).sum(0))
+    facing = np.clip((view * hits.normal).sum(0), 0, 1)
+    rim = (1 - facing) ** 3 * 0.25 * (1 - gloss)
+    return colour * lit + stage.light.sky[:, None] * rim * (0.3 + 0.7 * colour)
+
+
+def _collar_on(skin: Skin, pet: Pet) -> Floats:
+    """Cover (N,) of a collar around the neck."""
+    body, head = pet.body, pet.rest.head_centre
+    neck = np.array([head[0] - body.trunk / 2, head[2] - body.leg - body.girth * 0.25], np.float32)
+    length = np.sqrt((neck * neck).sum())
+    ahead, up = (skin.trunk[0] - 1) * np.float32(body.trunk), skin.trunk[2] * np.float32(body.girth)
+    along = (ahead * neck[0] + up * neck[1]) / length
+    band = step(0.034, 0.024, np.abs(along - 0.42 * length))
+    return band * step(0.6, 0.3, skin.head) * step(0.5, 0.2, skin.legs)
