@@ -189,7 +189,7 @@ def described(options: argparse.Namespace) -> Card:
     if options.class_path:
         entries["class"] = options.class_path
     if "class" not in entries:
-        raise CardError("No class to build. Give --class zoo.backbones.TimmEncoder, or a --card with `class`.")
+        raise CardError("No class to build. Give --class, as zoo.backbones.TimmEncoder, or --card.")
     for setting in options.init:
         key, equals, value = setting.partition("=")
         if not equals:

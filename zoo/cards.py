@@ -16,10 +16,21 @@ from platform import python_version
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
-from zoo.shelf import CARD, HEAD, WEIGHTS, Card, CardError, Score, WeightFile, card, describe, list_models
-from zoo.shelf import locate as _locate
-from zoo.shelf import plain as _plain
-from zoo.shelf import verified_files as _verified_files
+from zoo.shelf import (
+    CARD,
+    HEAD,
+    WEIGHTS,
+    Card,
+    CardError,
+    Score,
+    WeightFile,
+    card,
+    describe,
+    list_models,
+    locate,
+    plain,
+    verified_files,
+)
 
 if TYPE_CHECKING:  # reading a card must not cost the seconds that torch takes to import
     import torch
@@ -206,9 +217,9 @@ def verify(where: str | Path) -> Card:
 
 
 def _open(where: str | Path) -> tuple[Card, dict[str, Path]]:
-    folder = _locate(where)
+    folder = locate(where)
     card = Card.read(folder / CARD)
-    return card, _verified_files(card, folder)
+    return card, verified_files(card, folder)
 
 
 def _read(path: Path) -> "dict[str, Tensor]":
@@ -234,7 +245,7 @@ def build(card: Card) -> "ZooModule":
     cls = resolve(card.class_path)
     try:
         with torch.device("cpu"), torch.random.fork_rng(devices=[]):
-            module = cls(**_plain(card.init, "init"))
+            module = cls(**plain(card.init, "init"))
             module.configure_model()  # where a module with large parts makes them
     except Exception as error:  # whatever a constructor makes of foreign values
         raise CardError(
@@ -345,8 +356,8 @@ def save(
     entries = {
         "name": folder.name if name is None else name,
         "class": class_path,
-        "init": _plain(module.init_args(), f"{class_path}.init_args()"),
-        "transform": None if transform is None else _plain(asdict(transform), "transform"),
+        "init": plain(module.init_args(), f"{class_path}.init_args()"),
+        "transform": None if transform is None else plain(asdict(transform), "transform"),
         "description": description,
         "training_data": training_data,
         "data_licence": data_licence,

@@ -43,7 +43,7 @@ def on_shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A shelf with two components."""
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(shelf, "shelf", lambda: tmp_path / "shelf")
-    score = {"dataset": "world", "protocol": "leave one out", "date": "2026-01-31", "values": {"rank1": 0.875}}
+    score = {"dataset": "d", "protocol": "leave one out", "date": "2026-01-31", "values": {"rank1": 0.875}}
     save(Linear(), tmp_path / "shelf" / "pet_a.world", licence="CC0-1.0", scores=[score])
     save(Linear(4), tmp_path / "shelf" / "face_b.world", training_data="[drawn]")
     return tmp_path / "shelf"
@@ -216,9 +216,10 @@ def test_convert_names_a_file_that_is_no_weights_file(
 
 
 def test_recipes_are_found_without_importing_them(tmp_path: Path) -> None:
-    (tmp_path / "a.py").write_text('"""Train a.\n\nMore."""\nraise SystemExit\nif __name__ == "__main__":\n    main()\n')
+    run = 'if __name__ == "__main__":\n    main()\n'
+    (tmp_path / "a.py").write_text(f'"""Train a.\n\nMore."""\nraise SystemExit\n{run}')
     (tmp_path / "cli.py").write_text('"""Not to be run."""\n')
-    (tmp_path / "__main__.py").write_text('"""This list."""\nif __name__ == "__main__":\n    main()\n')
+    (tmp_path / "__main__.py").write_text(f'"""This list."""\n{run}')
     assert recipes(tmp_path) == {"a": "Train a."}
 
 

@@ -20,6 +20,7 @@ from zoo.world.anatomy import Pose, pose_body
 from zoo.world.coat import Skin, paint
 from zoo.world.trace import Camera, trace
 
+SEARCH = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
 SMALL = Pets(families=5, members=2, views=2, size=40, seed=3)
 
 
@@ -115,7 +116,7 @@ def test_attributes_cover_every_image_and_boxes_fit(root: Path) -> None:
 
 @pytest.mark.parametrize("identity", range(5))
 def test_the_mask_is_where_the_pet_is_seen(identity: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With its coat dyed black the picture changes all over the mask and, but for blur at its rim, only there."""
+    """With its coat dyed black the picture changes all over the mask and, rim apart, only there."""
     world = Pets(families=5, members=1, views=2, size=64)
     before = world.render(identity, 0)
     black = np.zeros(1, np.float32)
@@ -218,14 +219,12 @@ def test_a_killed_render_goes_on_where_it_was(
     root: Path, tmp_path: Path, capfd: pytest.CaptureFixture
 ) -> None:
     code = (
-        "import time, sys; from zoo.world import Pets; from zoo.world import writer\n"
+        "import time; from zoo.world import Pets\n"
         "render = Pets.render\n"
         "Pets.render = lambda self, *key: (time.sleep(0.1), render(self, *key))[1]\n"
         f"Pets(families=5, members=2, views=2, size=40, seed=3).prepare({str(tmp_path)!r}, workers=1)"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    ) as process:
+    with subprocess.Popen([sys.executable, "-c", code], env=SEARCH) as process:
         deadline = time.monotonic() + 60
         while len(list(tmp_path.glob("*/*/*/*.png"))) < 4 and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -240,9 +239,9 @@ def test_a_killed_render_goes_on_where_it_was(
 
 
 def test_two_processes_may_prepare_one_world(root: Path, tmp_path: Path) -> None:
-    code = f"from zoo.world import Pets; Pets(families=5, members=2, views=2, size=40, seed=3).prepare({str(tmp_path)!r}, 2)"
-    search = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    both = [subprocess.Popen([sys.executable, "-c", code], env=search) for _ in range(2)]
+    fields = "families=5, members=2, views=2, size=40, seed=3"
+    code = f"from zoo.world import Pets; Pets({fields}).prepare({str(tmp_path)!r}, workers=2)"
+    both = [subprocess.Popen([sys.executable, "-c", code], env=SEARCH) for _ in range(2)]
     assert [process.wait(60) for process in both] == [0, 0]
     assert files_of(tmp_path / SMALL.folder) == files_of(root)
 
@@ -253,18 +252,20 @@ def test_a_world_of_a_script_is_drawn_in_its_own_process(tmp_path: Path) -> None
     script.write_text(
         "from dataclasses import dataclass\nfrom zoo.world import Pets\nprint('runs')\n"
         "@dataclass(frozen=True)\nclass Mine(Pets):\n    pass\n"
-        f"for kind in (Mine, Pets):\n    kind(families=3, members=1, views=2, size=32).prepare({str(tmp_path / 'c')!r} + kind.__name__, 2)\n"
+        "for kind in (Mine, Pets):\n"
+        "    world = kind(families=3, members=1, views=2, size=32)\n"
+        f"    world.prepare({str(tmp_path)!r} + '/cache_' + kind.__name__, workers=2)\n"
     )
-    search = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, script], env=search, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, script], env=SEARCH, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["runs"]
-    assert len(list(tmp_path.glob("c*/*/*/*/*.png"))) == 12
+    assert len(list(tmp_path.glob("cache_*/*/*/*/*.png"))) == 12
 
 
 def test_importing_the_world_is_cheap() -> None:
-    code = "import sys, zoo.world; print('zoo.world.pets' in sys.modules, 'torch' in sys.modules, 'numpy' in sys.modules)"
-    search = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    code = (
+        "import sys, zoo.world; print(*(m in sys.modules for m in ('zoo.world.pets', 'torch', 'lightning')))"
+    )
     done = subprocess.run(
-        [sys.executable, "-c", code], env=search, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], env=SEARCH, capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == ["False"] * 3

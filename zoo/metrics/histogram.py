@@ -45,8 +45,8 @@ def similarity_histogram(
     for block in similarity_blocks(query, gallery, block_bytes):
         similarity = block.similarity.clamp_(-1, 1)  # float32 products may end at 1.0000001
         positive += _count(similarity.gather(1, block.matches)[block.positive], bins)
-        # histc skips what is out of range, and whatever shares the identity is no negative. Not `positive | junk`,
-        # since what fills up `matches` is neither and yet may stand for a positive.
+        # histc skips what is out of range, and whatever shares the identity is no negative. `positive | junk`
+        # would not do: what fills up `matches` is neither and yet may stand for a positive.
         same = gallery.identities[block.matches] == query.identities[block.queries, None]
         scores = similarity.gather(1, block.matches).masked_fill_(same, 2.0)
         negative += _count(similarity.scatter_(1, block.matches, scores), bins)

@@ -174,7 +174,7 @@ class RetrievalMetrics(Metric):
             ValueError: There were no items at all, one index stands for two different items, or only some
                 items have a camera.
         """
-        query, gallery = self._sides()
+        query, gallery = self.sides()
         scores = score_queries(query, gallery, self.ks, self.block_bytes)
         valid = ~scores["mAP"].isnan()
         result = {name: values[valid].mean() for name, values in scores.items()}
@@ -182,7 +182,7 @@ class RetrievalMetrics(Metric):
         result["queries_skipped"] = (~valid).sum()
         return {name: value.to(self.device, torch.float32) for name, value in result.items()}
 
-    def _sides(self) -> tuple[EmbeddingSet, EmbeddingSet]:
+    def sides(self) -> tuple[EmbeddingSet, EmbeddingSet]:
         """Queries and gallery in the order of their indices, each item once."""
         records = dim_zero_cat(self.records) if len(self.records) else torch.empty(0, 5, dtype=torch.int64)
         if len(records) == 0:

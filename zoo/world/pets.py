@@ -91,7 +91,7 @@ class Pets(World):
     """
 
     NAME: ClassVar[str] = "pets"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     def kind(self, family: int) -> str:
         """The species of a family; they take turns, so every world has about as many of each."""
@@ -100,7 +100,7 @@ class Pets(World):
     @property
     def own_share(self) -> float:
         """Share of an individual's looks that is its own and not its family's."""
-        return 1.0 - 0.9 * self.difficulty
+        return 1.0 - 0.85 * self.difficulty
 
     def pet(self, identity: int) -> Pet:
         """The individual itself, whatever the view."""
@@ -146,7 +146,7 @@ def _pose(rng: np.random.Generator, azimuth: float) -> Pose:
     """A random pose in which the animal more or less looks towards a camera at ``azimuth``."""
     return Pose(
         kind=_POSES[rng.integers(len(_POSES))],
-        yaw=float(np.clip(azimuth * rng.uniform(0.2, 0.8) + rng.normal(0, 0.2), -0.9, 0.9)),
+        yaw=float(np.clip(azimuth * rng.uniform(0.3, 0.9) + rng.normal(0, 0.2), -0.9, 0.9)),
         nod=float(rng.normal(0.0, 0.16)),
         tilt=float(rng.normal(0.0, 0.14)),
         stride=float(rng.uniform(0, 2 * np.pi)),
@@ -158,7 +158,7 @@ def _pose(rng: np.random.Generator, azimuth: float) -> Pose:
 
 
 def _draw(pet: Pet, rng: np.random.Generator, size: int) -> Sample:
-    azimuth = float(rng.uniform(-1.3, 1.3))
+    azimuth = float(rng.triangular(-1.3, 0, 1.3))  # from the front and the sides, where the marks are
     pose = _pose(rng, azimuth)
     figure = pose_body(pet.body, pose)
     stage = Stage.draw(figure.solids, azimuth, rng)
@@ -186,8 +186,8 @@ def _shine(pet: Pet, figure: Figure, hits: Hits, stage: Stage, collar: str) -> F
     shadow = shade_of(
         figure.part("trunk", "head"),
         hits.point + 0.03 * hits.normal,
-        light.direction,
-        light.softness,
+        stage.light.direction,
+        stage.light.softness,
         skip=0.3,
     )
     openness = 0.55 + 0.45 * np.clip(hits.point[2] / (pet.body.leg + pet.body.girth), 0, 1)

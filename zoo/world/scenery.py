@@ -32,9 +32,9 @@ class Light:
         """A light of one of `LIGHTS`, placed relative to a camera at ``azimuth``."""
         lamp, sky, strength, height, softness = {
             "noon": (linear(255, 248, 238), linear(200, 214, 236), 1.0, (0.7, 1.3), 0.15),
-            "lamp": (linear(255, 214, 160), linear(214, 190, 168), 0.8, (0.5, 1.1), 0.35),
-            "shade": (linear(206, 220, 244), linear(210, 222, 240), 0.45, (0.6, 1.2), 0.7),
-            "evening": (linear(255, 190, 120), linear(170, 180, 220), 0.9, (0.25, 0.5), 0.2),
+            "lamp": (linear(255, 228, 192), linear(214, 196, 180), 0.85, (0.5, 1.1), 0.35),
+            "shade": (linear(222, 230, 246), linear(218, 226, 240), 0.5, (0.6, 1.2), 0.7),
+            "evening": (linear(255, 212, 160), linear(190, 196, 220), 0.95, (0.25, 0.5), 0.2),
             "backlit": (linear(255, 244, 226), linear(214, 220, 232), 1.0, (0.45, 0.8), 0.25),
         }[kind]
         around = azimuth + (rng.uniform(2.2, 4.1) if kind == "backlit" else rng.uniform(-1.5, 1.5))
@@ -245,7 +245,7 @@ def develop(light: Floats, size: int, rng: np.random.Generator) -> NDArray[np.ui
 
     Exposure, white balance, a soft shoulder, lens blur or shake, vignetting and noise are the sensor's own.
     """
-    exposure = np.float32(np.exp(rng.normal(0.05, 0.22)))
+    exposure = np.float32(np.exp(rng.normal(0.14, 0.22)))
     balance = np.exp(rng.normal(0, 0.05, 3)).astype(np.float32)
     side = np.linspace(-1, 1, light.shape[1], dtype=np.float32)
     vignette = 1 - np.float32(rng.uniform(0, 0.22)) * (side[:, None] ** 2 + side[None, :] ** 2) * 0.5
