@@ -19,9 +19,7 @@ class Evaluation(ZooModule):
         freeze: what does not train, by name; `*` matches anything.
     """
 
-    def __init__(
-        self, encoder: IdentityEncoder, optim: Optim | None = None, freeze: list[str] | None = None
-    ) -> None:
+    def __init__(self, encoder: IdentityEncoder, optim: Optim | None = None, freeze: list[str] | None = None) -> None:
         super().__init__(optim, freeze)
         self.encoder = encoder
         self.retrieval = RetrievalMetrics()

@@ -1,6 +1,7 @@
 """The expert trainer: an encoder learns identities by classification and by comparison."""
 
 from collections.abc import Callable
+
 import torch
 from torch import Tensor
 

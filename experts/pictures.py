@@ -60,7 +60,9 @@ class RetrievalPictures(Callback):
         spread = torch.linspace(0, len(query) - 1, min(self.queries, len(query))).long()
         pictures = {
             "retrieval": self._sheet(index, query, gallery, spread, scores, found, f"{split}, {title}"),
-            "mistakes": self._sheet(index, query, gallery, mistakes, scores, found, f"surest mistakes, {split}, {title}"),
+            "mistakes": self._sheet(
+                index, query, gallery, mistakes, scores, found, f"surest mistakes, {split}, {title}"
+            ),
             "similarity": histogram_plot(similarity_histogram(query, gallery, bins=100), f"{split}, {title}"),
         }
         folder = Path(trainer.log_dir or ".") / "pictures"

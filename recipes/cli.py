@@ -215,7 +215,9 @@ class RecipeCLI(LightningCLI):
             table.add_column(name, justify="right")
         for encoder, scores in results.items():
             plain = {key.split("/")[-1]: value for key, value in scores.items()}
-            table.add_row(encoder, *(f"{100 * plain[n]:.1f}" for n in names if n in plain), f"{plain.get('queries', 0):.0f}")
+            table.add_row(
+                encoder, *(f"{100 * plain[n]:.1f}" for n in names if n in plain), f"{plain.get('queries', 0):.0f}"
+            )
         if self.trainer.is_global_zero:
             self.console.print(table)
 

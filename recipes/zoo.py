@@ -242,9 +242,7 @@ def read_state_dict(path: Path) -> "tuple[Mapping[str, Tensor], str]":
     )
 
 
-def renamed(
-    tensors: "Mapping[str, Tensor]", own: Iterable[str], prefix: str | None = None
-) -> "dict[str, Tensor]":
+def renamed(tensors: "Mapping[str, Tensor]", own: Iterable[str], prefix: str | None = None) -> "dict[str, Tensor]":
     """The tensors under the names of the module, as far as a prefix makes the difference.
 
     Args:

@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from zoo.cards import Card, card, list_models, load, save
+    from zoo.cards import Card, CardError, card, list_models, load, push, register, save
     from zoo.contracts import FusionAdapter, IdentityBatch, IdentityEncoder
     from zoo.module import Optim, ZooModule
 
@@ -19,9 +19,12 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Card": "zoo.cards",
+    "CardError": "zoo.cards",
     "card": "zoo.cards",
     "list_models": "zoo.cards",
     "load": "zoo.cards",
+    "push": "zoo.cards",
+    "register": "zoo.cards",
     "save": "zoo.cards",
     "FusionAdapter": "zoo.contracts",
     "IdentityBatch": "zoo.contracts",
@@ -32,6 +35,7 @@ _HOME = {
 
 __all__ = [
     "Card",
+    "CardError",
     "FusionAdapter",
     "IdentityBatch",
     "IdentityEncoder",
@@ -40,6 +44,8 @@ __all__ = [
     "card",
     "list_models",
     "load",
+    "push",
+    "register",
     "save",
 ]
 

@@ -60,7 +60,9 @@ class TimmEncoder(IdentityEncoder):
         from timm.models import group_parameters
 
         depth: dict[str, int] = group_parameters(
-            self.trunk, self.trunk.group_matcher(coarse=False), reverse=True  # type: ignore[operator]
+            self.trunk,
+            self.trunk.group_matcher(coarse=False),
+            reverse=True,  # type: ignore[operator]
         )
         deepest = max(depth.values()) + 1  # the neck stands above the last layer
         return {f"trunk.{name}": decay ** (deepest - layer) for name, layer in depth.items()}

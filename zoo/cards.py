@@ -159,8 +159,7 @@ def resolve(class_path: str) -> "type[ZooModule]":
         known = ", ".join(offered) or "none"
         hint = f"Did you mean {module_name}.{near[0]}?" if near else f"It defines {known}."
         raise CardError(
-            f"Class {class_path!r} is refused: {module_name} defines no subclass of ZooModule called "
-            f"{name!r}. {hint}"
+            f"Class {class_path!r} is refused: {module_name} defines no subclass of ZooModule called {name!r}. {hint}"
         )
     return offered[name]
 

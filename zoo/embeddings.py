@@ -89,9 +89,7 @@ def read_embeddings(folder: Path | str) -> pa.Table:
 
 def _schema(width: int) -> pa.Schema:
     text = pa.string()
-    return pa.schema(
-        {"path": text, "identity": text, "split": text, "embedding": pa.list_(pa.float32(), width)}
-    )
+    return pa.schema({"path": text, "identity": text, "split": text, "embedding": pa.list_(pa.float32(), width)})
 
 
 def _record(index: IdentityIndex, rows: np.ndarray, embeddings: np.ndarray, schema: pa.Schema) -> pa.RecordBatch:

@@ -63,7 +63,9 @@ def histogram_plot(histogram: SimilarityHistogram, title: str = "") -> Image.Ima
     ):
         pairs = counts.cpu().numpy()
         density = pairs / max(1, pairs.sum()) / np.diff(edges)
-        axes.stairs(density, edges, fill=True, alpha=0.5, color=np.array(colour) / 255, label=f"{label} ({pairs.sum():,})")
+        axes.stairs(
+            density, edges, fill=True, alpha=0.5, color=np.array(colour) / 255, label=f"{label} ({pairs.sum():,})"
+        )
     occupied = np.flatnonzero((histogram.positive + histogram.negative).cpu().numpy())
     if len(occupied):
         axes.set_xlim(edges[occupied[0]] - 0.02, min(1.02, edges[occupied[-1] + 1] + 0.02))

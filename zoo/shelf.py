@@ -145,9 +145,7 @@ class Card:
 
     def write(self, path: Path) -> None:
         """Write the card as YAML, in the order of its fields."""
-        text = yaml.safe_dump(
-            self.to_dict(), sort_keys=False, default_flow_style=None, allow_unicode=True, width=110
-        )
+        text = yaml.safe_dump(self.to_dict(), sort_keys=False, default_flow_style=None, allow_unicode=True, width=110)
         path.write_text(text, encoding="utf-8")
 
 

@@ -517,12 +517,12 @@ class LargestTensor(TorchDispatchMode):
 @pytest.mark.parametrize("people", [1, 300])
 @pytest.mark.parametrize("function", [score_queries, lambda q, g, block_bytes: nearest(q, g, 5, block_bytes)])
 def test_memory_is_bounded(people: int, function: Any) -> None:
-    """The whole matrix would be 4 MB. With one identity every gallery item is a positive of every query."""
-    items = as_set(make_items(count=1000, people=people, cameras=None, width=4))
-    budget = 2**19
+    """The whole matrix would be 1 MB. With one identity every gallery item is a positive of every query."""
+    items = as_set(make_items(count=500, people=people, cameras=None, width=4))
+    budget = 2**18
     with LargestTensor() as seen:
         function(items, items, block_bytes=budget)
-    assert 2**17 <= seen.largest <= budget
+    assert 2**16 <= seen.largest <= budget
 
 
 # --- processes
@@ -552,7 +552,9 @@ def _evaluate_shard(rank: int, folder: str) -> None:
 
 
 def test_processes_agree_to_the_bit(tmp_path: Path) -> None:
-    mp.spawn(_evaluate_shard, args=(str(tmp_path),), nprocs=3)
+    # A fork server imports the libraries once for all three, and has no threads yet that a fork would lose.
+    mp.get_context("forkserver").set_forkserver_preload(["zoo.metrics", "pytest"])
+    mp.start_processes(_evaluate_shard, args=(str(tmp_path),), nprocs=3, start_method="forkserver")
     expected = evaluate(make_items(count=90, width=17))
     files = sorted(tmp_path.glob("*.pt"))
     assert len(files) == 3 + 3 + 2

@@ -160,9 +160,7 @@ def test_convert_with_a_card(tmp_path: Path) -> None:
         (["--card", "/no/card.yaml"], "There is no file '/no/card.yaml'"),
     ],
 )
-def test_convert_refuses_flags(
-    tmp_path: Path, flags: list[str], said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_convert_refuses_flags(tmp_path: Path, flags: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save(Linear().state_dict(), tmp_path / "w.pth")
     assert convert(tmp_path / "w.pth", *flags) == 1
     assert said in capsys.readouterr().err
@@ -223,9 +221,7 @@ def test_recipes_are_found_without_importing_them(tmp_path: Path) -> None:
     assert recipes(tmp_path) == {"a": "Train a."}
 
 
-def test_every_recipe_says_what_it_does(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_recipe_says_what_it_does(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     list_recipes()
     out = capsys.readouterr().out

@@ -27,9 +27,7 @@ SMALL = Pets(families=5, members=2, views=2, size=40, seed=3)
 def files_of(root: Path) -> dict[str, str]:
     """Every file under a folder with a hash of its bytes."""
     found = sorted(path for path in root.rglob("*") if path.is_file())
-    return {
-        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in found
-    }
+    return {path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
 
 
 def rows_of(root: Path) -> list[dict[str, str]]:
@@ -120,9 +118,7 @@ def test_the_mask_is_where_the_pet_is_seen(identity: int, monkeypatch: pytest.Mo
     world = Pets(families=5, members=1, views=2, size=64)
     before = world.render(identity, 0)
     black = np.zeros(1, np.float32)
-    monkeypatch.setattr(
-        "zoo.world.pets.paint", lambda coat, skin, body: (skin.face * 0, skin.low * 0 + black)
-    )
+    monkeypatch.setattr("zoo.world.pets.paint", lambda coat, skin, body: (skin.face * 0, skin.low * 0 + black))
     after = world.render(identity, 0)
     np.testing.assert_array_equal(before.mask, after.mask)
     changed = np.abs(before.image.astype(int) - after.image).sum(-1) > 0
@@ -215,9 +211,7 @@ def test_bad_arguments_are_refused(tmp_path: Path) -> None:
         SMALL.prepare(tmp_path / "file", workers=1)
 
 
-def test_a_killed_render_goes_on_where_it_was(
-    root: Path, tmp_path: Path, capfd: pytest.CaptureFixture
-) -> None:
+def test_a_killed_render_goes_on_where_it_was(root: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     code = (
         "import time; from zoo.world import Pets\n"
         "render = Pets.render\n"
@@ -262,10 +256,6 @@ def test_a_world_of_a_script_is_drawn_in_its_own_process(tmp_path: Path) -> None
 
 
 def test_importing_the_world_is_cheap() -> None:
-    code = (
-        "import sys, zoo.world; print(*(m in sys.modules for m in ('zoo.world.pets', 'torch', 'lightning')))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=SEARCH, capture_output=True, text=True, check=True
-    )
+    code = "import sys, zoo.world; print(*(m in sys.modules for m in ('zoo.world.pets', 'torch', 'lightning')))"
+    done = subprocess.run([sys.executable, "-c", code], env=SEARCH, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False"] * 3

@@ -187,7 +187,9 @@ class InstanceData(LightningDataModule):
         """
         self.unreadable.update(dict.fromkeys(batch.skipped))
         share = len(self.unreadable) / len(self.index)
-        if share > self.max_unreadable or (self.trainer is not None and self.trainer.training and not len(batch.images)):
+        if share > self.max_unreadable or (
+            self.trainer is not None and self.trainer.training and not len(batch.images)
+        ):
             raise RuntimeError(
                 f"{len(self.unreadable)} of {len(self.index)} files cannot be read ({share:.1%}, at most "
                 f"{self.max_unreadable:.1%} are skipped): {'; '.join(list(self.unreadable)[:5])}. "

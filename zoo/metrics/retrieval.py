@@ -190,8 +190,7 @@ class RetrievalMetrics(Metric):
         without = records[:, 2] == _NO_CAMERA
         if without.any() and not without.all():
             raise ValueError(
-                f"{int(without.sum())} of {len(records)} items have no camera; "
-                "give cameras in every update or in none."
+                f"{int(without.sum())} of {len(records)} items have no camera; give cameras in every update or in none."
             )
 
         keep, merged = _merge_by_index(records)

@@ -86,9 +86,7 @@ class Figure:
     def part(self, *parts: str) -> Solids:
         """The solids of the named parts."""
         of = self.belongs(*parts) > 0
-        return Solids(
-            self.solids.centre[of], self.solids.axes[of], self.solids.radii[of], self.solids.taper[of]
-        )
+        return Solids(self.solids.centre[of], self.solids.axes[of], self.solids.radii[of], self.solids.taper[of])
 
 
 def turn(yaw: float = 0.0, nod: float = 0.0, tilt: float = 0.0) -> Floats:
@@ -120,9 +118,7 @@ class _Builder:
         self.rows.append((np.asarray(centre, np.float32), np.asarray(axes, np.float32), radii, taper))
         self.parts.append(part)
 
-    def limb(
-        self, part: str, start: Floats, end: Floats, radius: float, taper: float = 0.0, over: float = 0.6
-    ) -> None:
+    def limb(self, part: str, start: Floats, end: Floats, radius: float, taper: float = 0.0, over: float = 0.6) -> None:
         """An elongated ellipsoid from start to end that reaches ``over`` radii beyond both."""
         along = end - start
         length = float(np.sqrt((along * along).sum())) + 1e-6
@@ -134,14 +130,10 @@ class _Builder:
 
     def solids(self) -> Solids:
         centre, axes, radii, taper = zip(*self.rows, strict=True)
-        return Solids(
-            np.stack(centre), np.stack(axes), np.array(radii, np.float32), np.array(taper, np.float32)
-        )
+        return Solids(np.stack(centre), np.stack(axes), np.array(radii, np.float32), np.array(taper, np.float32))
 
 
-def _leg(
-    build: _Builder, name: str, joint: Floats, paw: Floats, length: float, bone: float, knee: float
-) -> None:
+def _leg(build: _Builder, name: str, joint: Floats, paw: Floats, length: float, bone: float, knee: float) -> None:
     """Two segments and a paw; the knee bends forward (``knee`` = 1) or backward (-1)."""
     reach = paw - joint
     distance = min(float(np.sqrt((reach * reach).sum())), length)
@@ -218,9 +210,7 @@ def _head(build: _Builder, body: Body, pose: Pose, shoulders: Floats) -> tuple[F
     build.limb("trunk", shoulders, centre - np.array([0.25 * r, 0, 0.2 * r]), body.girth * 0.66, over=0.2)
     build.ball("head", centre, axes, (r * 0.98, r * 1.04, r * 0.94))
     nose = np.array([0.80 + body.muzzle / 2, 0, -0.30]) * r
-    build.ball(
-        "muzzle", centre + axes @ nose, axes, (r * (0.28 + body.muzzle / 2), r * body.jaw, r * body.jaw * 0.8)
-    )
+    build.ball("muzzle", centre + axes @ nose, axes, (r * (0.28 + body.muzzle / 2), r * body.jaw, r * body.jaw * 0.8))
     for side in (1.0, -1.0):
         spot = np.array([0.35, side * 0.58, -0.34]) * r
         size = r * body.cheek

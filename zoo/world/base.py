@@ -65,15 +65,11 @@ class World:
         for name, least in (("families", 3), ("members", 1), ("views", 2), ("size", 32), ("seed", 0)):
             value = getattr(self, name)
             if not isinstance(value, int) or value < least:
-                raise ValueError(
-                    f"{name} must be at least {least}, got {value!r}. Give a larger whole number."
-                )
+                raise ValueError(f"{name} must be at least {least}, got {value!r}. Give a larger whole number.")
         for name, high in (("difficulty", 1.0), ("val_share", 0.5), ("test_share", 0.8)):
             value = getattr(self, name)
             if not 0 <= value <= high:
-                raise ValueError(
-                    f"{name} must be from 0 to {high:g}, got {value!r}. Give a number in this range."
-                )
+                raise ValueError(f"{name} must be from 0 to {high:g}, got {value!r}. Give a number in this range.")
             object.__setattr__(self, name, float(value))  # 1 and 1.0 are one world and have one folder
         held_out = self._held_out("val_share") + self._held_out("test_share")
         if held_out >= self.families:

@@ -166,9 +166,7 @@ class Skin:
         root = -body.trunk / 2 - body.girth * 0.9
         ears = np.stack([share["left"], share["right"]])
         along = (root - x) / body.tail
-        return cls(
-            trunk, face, z / body.leg, share["head"], ears, share["legs"], share["tail"], along, body.tail
-        )
+        return cls(trunk, face, z / body.leg, share["head"], ears, share["legs"], share["tail"], along, body.tail)
 
 
 def _blobs(points: Floats, centre: Floats, size: Floats, ragged: Floats) -> Floats:
@@ -233,9 +231,7 @@ def _stripes(coat: Coat, skin: Skin, ragged: Floats) -> Floats:
             continue
         middle = np.float32((k + 0.5 + (place - 0.5) * 0.9) / _BARS * 1.7 - 0.4)
         off = np.abs(along - middle + (slant - 0.5) * 0.5 * up + ragged * 0.25)
-        half = (0.035 + 0.055 * width) * step(
-            -1.3, 0.2, up + 0.8 * (reach - 0.4) + (side - 0.5) * across * 0.5
-        )
+        half = (0.035 + 0.055 * width) * step(-1.3, 0.2, up + 0.8 * (reach - 0.4) + (side - 0.5) * across * 0.5)
         np.maximum(cover, step(0.02, -0.02, off - half) * (half > 0.008), out=cover)
     cover *= 1 - np.maximum(skin.head, skin.legs * 0.8)
     rings = np.sin(skin.along_tail * 2 * np.pi * (3 + 4 * shift["tip"][0]) * skin.tail_length)
@@ -281,9 +277,7 @@ def _saddle(coat: Coat, skin: Skin, ragged: Floats) -> Floats:
     inside = step(0.55 + 0.7 * front + 0.1, 0.55 + 0.7 * front - 0.1, along + ragged * 0.3)
     inside *= step(-0.5 + 0.8 * back - 0.1, -0.5 + 0.8 * back + 0.1, along + ragged * 0.3)
     cover = step(-0.12, 0.12, edge) * inside * (1 - skin.head)
-    top = step(
-        -0.1, 0.1, skin.face[2] - 0.75 + 0.6 * cap + 0.5 * np.abs(skin.face[1]) * (cap - 0.5) + ragged * 0.4
-    )
+    top = step(-0.1, 0.1, skin.face[2] - 0.75 + 0.6 * cap + 0.5 * np.abs(skin.face[1]) * (cap - 0.5) + ragged * 0.4)
     return np.maximum(cover, top * skin.head * (skin.face[0] < 1.1))
 
 
@@ -330,9 +324,7 @@ def _marks(coat: Coat, skin: Skin, colour: Floats, ragged: Floats) -> Floats:
             shift["blaze"][2],
         )
         off = np.abs(left - middle) - wide * (1.2 - 0.5 * step(-0.3, 0.9, up))
-        blaze = (
-            step(0.05, -0.05, off + ragged * 0.2) * step(0.3 + 0.7 * top, 0.1 + 0.7 * top, up) * (front > 0)
-        )
+        blaze = step(0.05, -0.05, off + ragged * 0.2) * step(0.3 + 0.7 * top, 0.1 + 0.7 * top, up) * (front > 0)
         colour = mix(colour, linear(*_WHITE), blaze * skin.head)
     if choice["chin"][0] < 0.5:
         chin = step(-0.12, -0.28, up + ragged * 0.2) * (front > 0.3) * skin.head

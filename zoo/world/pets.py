@@ -26,9 +26,7 @@ class Species:
     dark_eyes: bool = False
 
 
-def _species(
-    *ranges: tuple[float, float], ears: tuple[str, ...], slit: bool = False, dark: bool = False
-) -> Species:
+def _species(*ranges: tuple[float, float], ears: tuple[str, ...], slit: bool = False, dark: bool = False) -> Species:
     names = [field.name for field in fields(Body) if field.name != "ear_kind"]
     return Species(dict(zip(names, ranges, strict=True)), ears, slit, dark)
 
@@ -114,12 +112,8 @@ class Pets(World):
         """
         for name, value, count in (("identity", identity, self.identities), ("view", view, self.views)):
             if not 0 <= value < count:
-                raise IndexError(
-                    f"{name} must be from 0 to {count - 1}, got {value}. Make a world with more."
-                )
-        return _draw(
-            self.pet(identity), stream(self.seed, 3, *divmod(identity, self.members), view), self.size
-        )
+                raise IndexError(f"{name} must be from 0 to {count - 1}, got {value}. Make a world with more.")
+        return _draw(self.pet(identity), stream(self.seed, 3, *divmod(identity, self.members), view), self.size)
 
 
 @lru_cache(maxsize=8)

@@ -128,9 +128,7 @@ class Surroundings:
         elif self.kind == "room":
             width = 0.14 + 0.16 * n[0]
             plank = np.floor(at[1] / width)
-            shade = np.sin(plank * 12.9 + n[1] * 50) * 0.16 + 0.08 * self.grain(
-                np.stack([at[0] * 0.2, at[1]])
-            )
+            shade = np.sin(plank * 12.9 + n[1] * 50) * 0.16 + 0.08 * self.grain(np.stack([at[0] * 0.2, at[1]]))
             wood = linear(150 + 60 * n[2], 100 + 40 * n[2], 60 + 40 * n[3])
             colour = wood[:, None] * (1 + shade)
             seam = np.abs(at[1] / width - np.round(at[1] / width)) < 0.04
@@ -195,15 +193,8 @@ class Surroundings:
         low, high = linear(222, 232, 240), linear(120 + 60 * n[0], 170 + 30 * n[1], 226)
         colour = mix(np.repeat(low[:, None], len(along), 1), high, step(0.0, 0.5, rays[2]))
         bearing = np.arctan2(rays[1], rays[0])
-        ridge = (
-            0.06
-            + 0.10 * n[2]
-            + 0.05 * np.sin(bearing * (5 + 9 * n[3]))
-            + 0.03 * np.sin(bearing * 31 + n[4] * 6)
-        )
-        hedge = {"lawn": linear(52, 88, 44), "beach": linear(70, 140, 170)}.get(
-            self.kind, linear(120, 136, 140)
-        )
+        ridge = 0.06 + 0.10 * n[2] + 0.05 * np.sin(bearing * (5 + 9 * n[3])) + 0.03 * np.sin(bearing * 31 + n[4] * 6)
+        hedge = {"lawn": linear(52, 88, 44), "beach": linear(70, 140, 170)}.get(self.kind, linear(120, 136, 140))
         flat = np.float32(0.05) if self.kind == "beach" else ridge
         return mix(colour, hedge, step(0.015, -0.015, rays[2] - flat))
 

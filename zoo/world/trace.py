@@ -36,18 +36,12 @@ class Camera:
     shift: tuple[float, float] = (0.0, 0.0)
 
     @classmethod
-    def orbit(
-        cls, target: Floats, azimuth: float, elevation: float, distance: float, roll: float
-    ) -> "Camera":
+    def orbit(cls, target: Floats, azimuth: float, elevation: float, distance: float, roll: float) -> "Camera":
         """A camera on a sphere around ``target`` that looks at it (angles in radians, zoom 1)."""
-        away = np.array(
-            [np.cos(azimuth) * np.cos(elevation), np.sin(azimuth) * np.cos(elevation), np.sin(elevation)]
-        )
+        away = np.array([np.cos(azimuth) * np.cos(elevation), np.sin(azimuth) * np.cos(elevation), np.sin(elevation)])
         right = np.array([-np.sin(azimuth), np.cos(azimuth), 0.0])
         up = np.cross(away, right)
-        tilted = np.stack(
-            [np.cos(roll) * right + np.sin(roll) * up, np.cos(roll) * up - np.sin(roll) * right, -away]
-        )
+        tilted = np.stack([np.cos(roll) * right + np.sin(roll) * up, np.cos(roll) * up - np.sin(roll) * right, -away])
         return cls((target + distance * away).astype(np.float32), tilted.astype(np.float32), 1.0)
 
     def rays(self, size: int) -> Floats:
@@ -133,15 +127,10 @@ class Hits:
 
 def _times(matrix: Floats, which: Ints, x: Floats, y: Floats, z: Floats) -> list[Floats]:
     """matrix[which] times (x, y, z), with matrices (S, 3, 3) and all else (M,)."""
-    return [
-        m[:, 0].take(which) * x + m[:, 1].take(which) * y + m[:, 2].take(which) * z
-        for m in matrix.swapaxes(0, 1)
-    ]
+    return [m[:, 0].take(which) * x + m[:, 1].take(which) * y + m[:, 2].take(which) * z for m in matrix.swapaxes(0, 1)]
 
 
-def _candidates(
-    solids: Solids, origin: Floats, rays: Floats, grow: float
-) -> tuple[Ints, Ints, Floats, Floats]:
+def _candidates(solids: Solids, origin: Floats, rays: Floats, grow: float) -> tuple[Ints, Ints, Floats, Floats]:
     """(ray, solid, depth in, depth out) of all rays that touch a solid grown by ``grow``, ordered by ray."""
     unit = solids.to_unit(grow)
     start = np.einsum("sij,sj->si", unit, origin - solids.centre)
@@ -240,9 +229,7 @@ class _Pairs:
     def only(self, rays: Mask) -> "_Pairs":
         """The pairs of the rays where ``rays`` (R,) is true; the numbers of the rays do not change."""
         keep = np.flatnonzero(rays[self.ray])
-        return _Pairs(
-            self.solid[keep], self.ray[keep], self.slope.take(keep, axis=1), self.shape.take(keep, axis=1)
-        )
+        return _Pairs(self.solid[keep], self.ray[keep], self.slope.take(keep, axis=1), self.shape.take(keep, axis=1))
 
     def at(self, depth: Floats) -> Floats:
         """Unit-ball coordinates (3, M) at the rays' depths (R,)."""

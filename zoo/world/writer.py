@@ -50,9 +50,7 @@ def write(world: World, root: Path, workers: int | None) -> Path:
             todo = [k for k in range(world.identities) if not is_complete(world, root, k)]
             kept = world.identities - len(todo)
             if kept:
-                console.print(
-                    f"Going on with {root}: {kept} of {world.identities} identities are there already."
-                )
+                console.print(f"Going on with {root}: {kept} of {world.identities} identities are there already.")
             _render_all(world, root, todo, workers or os.cpu_count() or 1, lock, console)
             _finish(world, root)
     except OSError as error:
@@ -70,9 +68,7 @@ def is_complete(world: World, root: Path, identity: int) -> bool:
     return (root / world.split_of(identity) / name).is_dir() and (root / _PARTIAL / f"{name}.json").is_file()
 
 
-def write_identity(
-    world: World, root: Path, identity: int, after_image: Callable[[], None] = lambda: None
-) -> None:
+def write_identity(world: World, root: Path, identity: int, after_image: Callable[[], None] = lambda: None) -> None:
     """Renders all views of one identity; the folder appears only when every view is in it."""
     name, split = world.name_of(identity), world.split_of(identity)
     draft, final = root / _PARTIAL / name, root / split / name

@@ -39,9 +39,7 @@ def read(root: Path, val_share: float = 0.1, test_share: float = 0.3, seed: int 
             f"{root} holds no folders. The folder reader expects one folder for each identity: {root}/rex/1.jpg ..."
         )
     if set(children) <= _GIVEN_SPLITS:
-        found = [
-            (path, name, split) for split in children for path, name in _identity_images(root, root / split)
-        ]
+        found = [(path, name, split) for split in children for path, name in _identity_images(root, root / split)]
     else:
         images = _identity_images(root, root)
         kinds = split_identities([name for _, name in images], val_share, test_share, seed) if images else {}
