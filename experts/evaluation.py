@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo import IdentityBatch, IdentityEncoder, Optim, ZooModule
+from zoo import IdentityBatch, IdentityEncoder, Optim, ZooModule, load
+from zoo.backbones import TimmEncoder
 from zoo.data.transforms import Transform
 from zoo.metrics import RetrievalMetrics
 
@@ -75,3 +76,21 @@ class Evaluation(ZooModule):
             return
         for name, value in named.items():
             self.log(name, value, prog_bar=name.endswith(("/rank1", "/mAP")))
+
+
+def starting_encoder(
+    init_from: str | None, backbone: str, pretrained: bool, size: int | tuple[int, int] | None, pool: str | None
+) -> IdentityEncoder:
+    """The encoder of a card if one is named, else a new one on a timm backbone.
+
+    Raises:
+        ValueError: the card is not of an identity encoder.
+    """
+    if init_from is None:
+        return TimmEncoder(backbone, pretrained, size, pool)
+    encoder = load(init_from)
+    if not isinstance(encoder, IdentityEncoder):
+        raise ValueError(
+            f"init_from: {init_from} is a {type(encoder).__name__}, not an encoder. Name an encoder's card."
+        )
+    return encoder

@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 
 import zoo
-from experts.evaluation import Evaluation
+from experts.evaluation import Evaluation, starting_encoder
 from experts.heads import ArcFaceHead, IdentityHead
 from experts.losses import BatchHardTriplet, MetricLoss
-from zoo.backbones import TimmEncoder
 from zoo.distributed import gather_with_gradient
 
 
@@ -50,8 +49,7 @@ class Expert(Evaluation):
         optim: zoo.Optim = zoo.Optim(),  # noqa: B008  (frozen)
         freeze: list[str] | None = None,
     ) -> None:
-        encoder = zoo.load(init_from) if init_from else TimmEncoder(backbone, pretrained, size, pool)
-        super().__init__(encoder, optim, freeze)
+        super().__init__(starting_encoder(init_from, backbone, pretrained, size, pool), optim, freeze)
         self.save_plain_hyperparameters()
         self.make_head = head
         self.head: IdentityHead | None = None

@@ -5,8 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import zoo
-from experts.evaluation import Evaluation
-from zoo.backbones import TimmEncoder
+from experts.evaluation import Evaluation, starting_encoder
 
 
 class GeneralEncoder(Evaluation):
@@ -38,8 +37,7 @@ class GeneralEncoder(Evaluation):
         optim: zoo.Optim = zoo.Optim(),  # noqa: B008  (frozen)
         freeze: list[str] | None = None,
     ) -> None:
-        encoder = zoo.load(init_from) if init_from else TimmEncoder(backbone, pretrained, size, pool)
-        super().__init__(encoder, optim, freeze)
+        super().__init__(starting_encoder(init_from, backbone, pretrained, size, pool), optim, freeze)
         self.save_plain_hyperparameters()
         self.attributes = attributes
         self.columns: list[int] = []

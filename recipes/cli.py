@@ -148,28 +148,30 @@ class RecipeCLI(LightningCLI):
 
     def before_fit(self) -> None:
         self.start = deepcopy(self.model.encoder)
-        if self.trainer.log_dir and not self.trainer.fast_dev_run:
+        if self.trainer.log_dir and not self._is_dry_run:
             last = Path(self.trainer.log_dir) / "checkpoints" / "last.ckpt"
             self.say(f"If interrupted, go on with:\n  {self._command('fit', f'--ckpt_path={last}')}")
 
     def after_fit(self) -> None:
         """Test the encoder before and after training, and others, on identities that none of them has seen."""
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
-        if not best or self.trainer.fast_dev_run or self.trainer.interrupted:
+        if not best or self._is_dry_run or self.trainer.interrupted:
             return
         folder = Path(self.trainer.log_dir or ".")
-        results = {"trained": self.trainer.test(self.model, self.datamodule, ckpt_path=best, verbose=False)[0]}
+        results: dict[str, Any] = {}
+        results["trained"] = self.trainer.test(self.model, self.datamodule, ckpt_path=best, verbose=False)[0]
         if self.trainer.is_global_zero:
             zoo.save(self.model.encoder, folder / "expert", name=f"{self._get(self.config, 'name')}", overwrite=True)
         loggers, self.trainer.loggers = self.trainer.loggers, []
         for name, encoder in {"before training": self.start, **self._others()}.items():
             results[name] = self.trainer.test(Evaluation(encoder), self.datamodule, verbose=False)[0]
         self.trainer.loggers = loggers
-        self._print_results(dict(reversed(results.items())))
+        self._print_results({name: results[name] for name in reversed(list(results))})
         self.say(
             f"best checkpoint  {best}\nexpert           {folder / 'expert'}\npictures         {folder / 'pictures'}\n"
             f"Look at it:  tensorboard --logdir {folder}\n"
-            f"Use it:      python -m recipes.{self.recipe} predict --model.init_from {folder / 'expert'} --data.root PHOTOS"
+            "Use it:      "
+            f"python -m recipes.{self.recipe} predict --model.init_from {folder / 'expert'} --data.root PHOTOS"
         )
 
     def after_test(self) -> None:
@@ -185,6 +187,10 @@ class RecipeCLI(LightningCLI):
         elif subcommand in ("validate", "test"):
             kwargs["verbose"] = False
         return kwargs
+
+    @property
+    def _is_dry_run(self) -> bool:
+        return bool(self._get(self.config, "trainer").get("fast_dev_run"))
 
     def say(self, text: str) -> None:
         """Print once, whatever the number of processes."""

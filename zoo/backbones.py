@@ -44,7 +44,7 @@ class TimmEncoder(IdentityEncoder):
         if self.bnneck is not None:
             self.bnneck.bias.requires_grad_(False)
         # Depthwise convolutions on a CPU, and mixed precision on a GPU, are faster with channels last.
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.to(memory_format=torch.channels_last)
 
     def init_args(self) -> dict[str, Any]:
         return dict(self._init_args)
@@ -59,11 +59,8 @@ class TimmEncoder(IdentityEncoder):
         """Name of each trunk parameter -> rate multiple, `decay` once for every layer further from the output."""
         from timm.models import group_parameters
 
-        depth: dict[str, int] = group_parameters(
-            self.trunk,
-            self.trunk.group_matcher(coarse=False),
-            reverse=True,  # type: ignore[operator]
-        )
+        matcher: Any = self.trunk.group_matcher
+        depth: dict[str, int] = group_parameters(self.trunk, matcher(coarse=False), reverse=True)
         deepest = max(depth.values()) + 1  # the neck stands above the last layer
         return {f"trunk.{name}": decay ** (deepest - layer) for name, layer in depth.items()}
 

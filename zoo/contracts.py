@@ -70,6 +70,14 @@ class IdentityEncoder(ZooModule):
         finally:
             self.train(was_training)
 
+    def layer_rates(self, decay: float) -> dict[str, float]:
+        """Parameter name -> learning-rate multiple, `decay` once for every layer further from the output.
+
+        Raises:
+            TypeError: this encoder has no notion of layers.
+        """
+        raise TypeError(f"{type(self).__name__} does not name its layers. Set layer_decay to null.")
+
     def tokens(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) images -> (B, M, embed_dim) patch tokens, for adapters that attend to them.
 

@@ -1,5 +1,6 @@
 """ZooModule: the base of every component, with optimiser groups, freezing and logging in one place."""
 
+import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, is_dataclass
@@ -8,6 +9,9 @@ from typing import Any
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from rich.console import Console
+from rich.table import Table
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -52,6 +56,7 @@ class ZooModule(LightningModule):
         super().__init__()
         self.optim = optim if isinstance(optim, Optim) else Optim(**(optim or {}))
         self.freeze_patterns = tuple(freeze or ())
+        self._run_seed: int | None = None
 
     # ------------------------------------------------------------------ rebuilding
 
@@ -65,8 +70,6 @@ class ZooModule(LightningModule):
         Call it in `__init__` of a root. Under the command line these are the flags as typed; in Python code
         a part that was given as an object or a class is left out and is to be given again on reload.
         """
-        import inspect
-
         frame = inspect.currentframe()
         assert frame is not None
         self.save_hyperparameters(frame=frame.f_back)
@@ -153,22 +156,49 @@ class ZooModule(LightningModule):
             group["params"].append(parameter)
         return list(groups.values())
 
-    def configure_optimizers(self) -> dict[str, Any]:
-        """Optimiser over the parameter groups, with warm-up and cosine over the whole run."""
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Optimiser over the parameter groups, with warm-up and cosine over the whole run; prints what trains.
+
+        Raises:
+            ValueError: nothing is left to train.
+        """
         from timm.optim import create_optimizer_v2
 
-        optimizer = create_optimizer_v2(self.parameter_groups(), opt=self.optim.name, lr=self.optim.lr)
+        groups = self.parameter_groups()
+        if not groups:
+            raise ValueError(
+                f"Every parameter of this {type(self).__name__} is frozen, nothing is left to train. "
+                f"Freeze less than {list(self.freeze_patterns)}."
+            )
+        if self.trainer.is_global_zero:
+            self._print_what_trains(groups)
+        optimizer = create_optimizer_v2(groups, opt=self.optim.name, lr=self.optim.lr)
         total = max(1, int(self.trainer.estimated_stepping_batches))
         schedule = warmup_cosine(optimizer, round(self.optim.warmup * total), total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def _print_what_trains(self, groups: list[dict[str, Any]]) -> None:
+        table = Table("parameters", title=f"what trains ({self.optim.name})", title_justify="left")
+        for heading in ("tensors", "numbers", "learning rate", "weight decay"):
+            table.add_column(heading, justify="right")
+        for group in groups:
+            numbers = sum(parameter.numel() for parameter in group["params"])
+            table.add_row(
+                group["name"],
+                str(len(group["params"])),
+                f"{numbers:,}",
+                f"{group['lr']:g}",
+                f"{group['weight_decay']:g}",
+            )
+        frozen = [parameter for parameter in self.parameters() if not parameter.requires_grad]
+        table.add_row("frozen", str(len(frozen)), f"{sum(p.numel() for p in frozen):,}", "", "")
+        Console().print(table)
+
     def on_train_epoch_start(self) -> None:
         """Seed dropout and the like by (seed, epoch, rank), so that a resumed run repeats an uninterrupted one."""
-        seed = torch.initial_seed() if self._run_seed is None else self._run_seed
-        self._run_seed = seed
-        torch.manual_seed((seed + 1_000_003 * self.current_epoch + self.global_rank) % 2**63)
-
-    _run_seed: int | None = None
+        if self._run_seed is None:
+            self._run_seed = torch.initial_seed()
+        torch.manual_seed((self._run_seed + 1_000_003 * self.current_epoch + self.global_rank) % 2**63)
 
 
 def warmup_cosine(optimizer: Optimizer, warmup: int, total: int) -> LambdaLR:

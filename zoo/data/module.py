@@ -158,7 +158,8 @@ class InstanceData(LightningDataModule):
     @property
     def _transform(self) -> Transform:
         assert self.trainer is not None
-        return self.trainer.lightning_module.transform
+        root: Any = self.trainer.lightning_module
+        return root.transform
 
     @property
     def _loading(self) -> dict[str, Any]:
@@ -168,7 +169,7 @@ class InstanceData(LightningDataModule):
     def _resume(self, sampler: PKSampler) -> None:
         """Put the sampler where a checkpoint left off; loops restore their progress before loaders are built."""
         assert self.trainer is not None
-        epoch = self.trainer.fit_loop.epoch_progress.current
+        epoch: Any = self.trainer.fit_loop.epoch_progress.current
         step = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
         if epoch.started == epoch.processed:  # between epochs
             sampler.resume(epoch.processed, 0)

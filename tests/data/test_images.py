@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from zoo.data.images import UnreadableImage, read_image
+
+GREY = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
+
+
+def test_exif_orientation_is_honoured(tmp_path):
+    pixels = np.zeros((20, 40, 3), np.uint8)
+    pixels[:10, :10] = (255, 0, 0)  # the mark is top left as stored
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned 90 degrees clockwise
+    Image.fromarray(pixels).save(tmp_path / "turned.jpg", exif=exif, quality=95)
+    image = read_image(tmp_path / "turned.jpg")
+    assert image.size == (20, 40)
+    assert np.asarray(image)[5, 15, 0] > 200 and np.asarray(image)[35, 5, 0] < 50  # top right now
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "1", "CMYK", "LA", "RGBA", "YCbCr"])
+def test_every_mode_becomes_rgb(tmp_path, mode):
+    name = "image.tif" if mode in ("CMYK", "YCbCr") else "image.png"
+    Image.fromarray(GREY).convert("RGB").convert(mode).save(tmp_path / name)
+    assert read_image(tmp_path / name).mode == "RGB"
+
+
+def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
+    deep = GREY.astype(np.uint16) * 257
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    assert np.array_equal(np.asarray(read_image(tmp_path / "deep.png"))[..., 0], GREY)
+
+
+def test_float_images(tmp_path):
+    Image.fromarray(GREY.astype(np.float32) / 255).save(tmp_path / "unit.tif")
+    assert np.array_equal(np.asarray(read_image(tmp_path / "unit.tif"))[..., 1], GREY)
+
+
+def test_transparency_lies_over_white(tmp_path):
+    rgba = np.zeros((4, 4, 4), np.uint8)
+    rgba[0, 0] = (10, 20, 30, 255)
+    Image.fromarray(rgba).save(tmp_path / "clear.png")
+    image = np.asarray(read_image(tmp_path / "clear.png"))
+    assert image[0, 0].tolist() == [10, 20, 30] and image[3, 3].tolist() == [255, 255, 255]
+
+
+def test_broken_files_say_why(tmp_path):
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "text.png").write_text("no image")
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(tmp_path / "whole.jpg")
+    whole = (tmp_path / "whole.jpg").read_bytes()
+    (tmp_path / "half.jpg").write_bytes(whole[: len(whole) // 2])
+    for name, why in {"empty": "empty", "text": "not an image", "half": "truncated", "gone": "no such file"}.items():
+        path = next(tmp_path.glob(f"{name}.*"), tmp_path / "gone.jpg")
+        with pytest.raises(UnreadableImage, match=why):
+            read_image(path)
+
+
+def test_boxes_are_cut_and_checked(tmp_path):
+    Image.fromarray(GREY).save(tmp_path / "a.png")
+    assert np.array_equal(np.asarray(read_image(tmp_path / "a.png", (2, 3, 4, 5)))[..., 0], GREY[3:8, 2:6])
+    assert read_image(tmp_path / "a.png", (-3, 6, 5, 9)).size == (2, 2)
+    with pytest.raises(UnreadableImage, match="outside"):
+        read_image(tmp_path / "a.png", (8, 0, 4, 4))
