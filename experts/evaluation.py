@@ -1,6 +1,6 @@
 """Evaluation of any identity encoder as the root of a run: retrieval scores, and embeddings to keep."""
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -79,7 +79,12 @@ class Evaluation(ZooModule):
 
 
 def starting_encoder(
-    init_from: str | None, backbone: str, pretrained: bool, size: int | tuple[int, int] | None, pool: str | None
+    init_from: str | None,
+    backbone: str,
+    pretrained: bool,
+    size: int | tuple[int, int] | None,
+    pool: str | None,
+    neck: Literal["bnneck"] | None,
 ) -> IdentityEncoder:
     """The encoder of a card if one is named, else a new one on a timm backbone.
 
@@ -87,7 +92,7 @@ def starting_encoder(
         ValueError: the card is not of an identity encoder.
     """
     if init_from is None:
-        return TimmEncoder(backbone, pretrained, size, pool)
+        return TimmEncoder(backbone, pretrained, size, pool, neck)
     encoder = load(init_from)
     if not isinstance(encoder, IdentityEncoder):
         raise ValueError(

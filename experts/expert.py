@@ -1,6 +1,7 @@
 """The expert trainer: an encoder learns identities by classification and by comparison."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -23,7 +24,8 @@ class Expert(Evaluation):
         pretrained: start from published weights.
         size: input height and width in pixels, or one number for both; null takes the backbone's own.
         pool: pooling that timm knows for this backbone; null takes its own.
-        init_from: name or folder of a card to go on from; backbone, size and pool are then the card's.
+        neck: bnneck, or null to classify and embed the pooled features as they are.
+        init_from: name or folder of a card to go on from; backbone, size, pool and neck are then the card's.
         head: the classifier, called with (number of identities, width of an embedding).
         metric_loss: makes a loss over the pairs of a global batch; null for none.
         head_weight: weight of the classifier's loss.
@@ -41,6 +43,7 @@ class Expert(Evaluation):
         pretrained: bool = False,
         size: int | tuple[int, int] | None = None,
         pool: str | None = None,
+        neck: Literal["bnneck"] | None = "bnneck",
         init_from: str | None = None,
         head: Callable[[int, int], IdentityHead] = ArcFaceHead,
         metric_loss: Callable[[], MetricLoss] | None = BatchHardTriplet,
@@ -49,7 +52,7 @@ class Expert(Evaluation):
         optim: zoo.Optim = zoo.Optim(),  # noqa: B008  (frozen)
         freeze: list[str] | None = None,
     ) -> None:
-        super().__init__(starting_encoder(init_from, backbone, pretrained, size, pool), optim, freeze)
+        super().__init__(starting_encoder(init_from, backbone, pretrained, size, pool, neck), optim, freeze)
         self.save_plain_hyperparameters()
         self.make_head = head
         self.head: IdentityHead | None = None

@@ -1,5 +1,7 @@
 """The general encoder: knows categories and attributes, has never been taught an identity."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,7 +21,8 @@ class GeneralEncoder(Evaluation):
         pretrained: start from published weights.
         size: input height and width in pixels, or one number for both; null takes the backbone's own.
         pool: pooling that timm knows for this backbone; null takes its own.
-        init_from: name or folder of a card to go on from; backbone, size and pool are then the card's.
+        neck: bnneck, or null to classify and embed the pooled features as they are.
+        init_from: name or folder of a card to go on from; backbone, size, pool and neck are then the card's.
         optim: optimiser and schedule.
         freeze: what does not train, by name; `*` matches anything.
     """
@@ -33,11 +36,12 @@ class GeneralEncoder(Evaluation):
         pretrained: bool = False,
         size: int | tuple[int, int] | None = None,
         pool: str | None = None,
+        neck: Literal["bnneck"] | None = "bnneck",
         init_from: str | None = None,
         optim: zoo.Optim = zoo.Optim(),  # noqa: B008  (frozen)
         freeze: list[str] | None = None,
     ) -> None:
-        super().__init__(starting_encoder(init_from, backbone, pretrained, size, pool), optim, freeze)
+        super().__init__(starting_encoder(init_from, backbone, pretrained, size, pool, neck), optim, freeze)
         self.save_plain_hyperparameters()
         self.attributes = attributes
         self.columns: list[int] = []

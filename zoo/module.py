@@ -73,8 +73,11 @@ class ZooModule(LightningModule):
         frame = inspect.currentframe()
         assert frame is not None
         self.save_hyperparameters(frame=frame.f_back)
-        plain = {k: asdict(v) if is_dataclass(v) else v for k, v in self.hparams.items()}  # type: ignore[arg-type]
-        self._set_hparams({k: v for k, v in plain.items() if k == "_instantiator" or _is_plain(v)})
+        for name, value in list(self.hparams.items()):
+            if is_dataclass(value) and not isinstance(value, type):
+                self.hparams[name] = asdict(value)
+            elif name != "_instantiator" and not _is_plain(value):
+                del self.hparams[name]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another architecture in words that fit a screen.

@@ -29,7 +29,7 @@ def test_every_batch_is_p_identities_of_k_images_from_the_rows_given():
             assert Counter(Counter(IDENTITIES[rows]).values()) == {3: 4}
             for identity in set(IDENTITIES[rows]):  # no repeat where there are enough images
                 mine = [row for row in rows if IDENTITIES[row] == identity]
-                assert len(set(mine)) == min(3, (IDENTITIES == identity).sum())
+                assert len(set(mine)) == min(3, (identity == IDENTITIES).sum())
 
 
 def test_a_pass_visits_identities_at_most_once():

@@ -1,13 +1,14 @@
 """The dataset: a key in, a decoded and transformed image out; broken files travel along by name."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from zoo.contracts import IdentityBatch
 from zoo.data.images import UnreadableImage, read_image
@@ -46,7 +47,9 @@ class IdentityDataset(Dataset[Item]):
             image = read_image(self.index.root / str(self.index.paths[key.row]), box)
         except UnreadableImage as error:
             return Item(key.row, None, str(error))
-        with torch.random.fork_rng(devices=[]):
+        # A worker process has nothing else to draw; in the main process the global state must not move.
+        in_worker = get_worker_info() is not None
+        with nullcontext() if in_worker else torch.random.fork_rng(devices=[]):
             torch.manual_seed(augmentation_seed(self.seed, key))
             return Item(key.row, self.transform(image))
 

@@ -36,6 +36,7 @@ class InstanceData(LightningDataModule):
         split_seed: which identities are held out.
         identities_per_batch: P, identities in a global training batch.
         images_per_identity: K, images of each.
+        steps_per_epoch: batches in an epoch; null for as many as the images fill.
         augment: random changes of training images.
         eval_batch_size: images in a batch of evaluation and prediction, on each process.
         workers: processes that decode, on each process.
@@ -55,6 +56,7 @@ class InstanceData(LightningDataModule):
         split_seed: int = 0,
         identities_per_batch: int = 16,
         images_per_identity: int = 4,
+        steps_per_epoch: int | None = None,
         augment: Augment = Augment(),  # noqa: B008  (frozen)
         eval_batch_size: int = 128,
         workers: int = 2,
@@ -71,7 +73,7 @@ class InstanceData(LightningDataModule):
         self.root, self.world, self.manifest = root, world, manifest
         self.read = find_reader(reader)
         self.split = {"val_share": val_share, "test_share": test_share, "seed": split_seed}
-        self.p, self.k = identities_per_batch, images_per_identity
+        self.p, self.k, self.steps_per_epoch = identities_per_batch, images_per_identity, steps_per_epoch
         self.augment = augment
         self.eval_batch_size, self.workers = eval_batch_size, workers
         self.predict_split, self.max_unreadable, self.seed = predict_split, max_unreadable, seed
@@ -125,7 +127,14 @@ class InstanceData(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         sampler = PKSampler(
-            self.index.identities, self.index.rows("train"), self.p, self.k, self.seed, rank(), world_size()
+            self.index.identities,
+            self.index.rows("train"),
+            self.p,
+            self.k,
+            self.seed,
+            rank(),
+            world_size(),
+            self.steps_per_epoch,
         )
         self._resume(sampler)
         return DataLoader(

@@ -18,10 +18,9 @@ class Key(NamedTuple):
 class PKSampler(Sampler[Key]):
     """Batches of P identities with K images each, as metric learning needs them.
 
-    Every pass over the identities is a permutation of its own, cut into groups of P; what is left over by the
-    cut differs from pass to pass. An identity with fewer than K images repeats some, newly augmented. The epoch
-    is as long as the images fill batches. With several ranks, each yields its own P / world_size identities
-    of the same global batch.
+    Every pass over the identities is a permutation of its own, cut into groups of P; what is left over by the cut
+    differs from pass to pass. An identity with fewer than K images repeats some, newly augmented. With several
+    ranks, each yields its own P / world_size identities of the same global batch.
 
     Args:
         identities: (N,) identity of every image of the index.
@@ -31,6 +30,7 @@ class PKSampler(Sampler[Key]):
         seed: seed of all choices.
         rank: this process.
         world_size: number of processes.
+        steps: length of an epoch in batches; None for as many as the images fill.
 
     Raises:
         ValueError: P that the ranks cannot share evenly, or more than there are identities.
@@ -45,6 +45,7 @@ class PKSampler(Sampler[Key]):
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        steps: int | None = None,
     ) -> None:
         if p < 1 or k < 1:
             raise ValueError(f"A batch needs at least one identity and one image of each, got {p} x {k}.")
@@ -61,7 +62,7 @@ class PKSampler(Sampler[Key]):
                 f"Set identities_per_batch to at most {len(self._rows_of)}."
             )
         self.p, self.k, self.seed, self.rank, self.world_size = p, k, seed, rank, world_size
-        self.steps = max(1, len(rows) // (p * k))
+        self.steps = steps if steps is not None else max(1, len(rows) // (p * k))
         self.epoch = 0
         self.first_step = 0
 

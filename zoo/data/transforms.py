@@ -35,7 +35,11 @@ class Transform:
     def compose(self, augment: "Augment | None" = None) -> Callable[[Image.Image], Tensor]:
         """The torchvision pipeline, with random augmentation if asked for. Build it once, call it often."""
         geometry = augment.geometry(self) if augment else [self._resize()]
-        normalise = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(self.mean, self.std)]
+        normalise = [
+            v2.PILToTensor(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(self.mean, self.std, inplace=True),
+        ]
         erasing = [v2.RandomErasing(p=augment.erase)] if augment and augment.erase else []
         return v2.Compose([*geometry, *normalise, *erasing])
 
