@@ -15,7 +15,7 @@ class IdentityBatch(NamedTuple):
     """B images of known identities, as the loaders of `zoo.data` yield them.
 
     Args:
-        images: (B, 3, H, W) float, normalised by the encoder's transform.
+        images: (B, 3, H, W), uint8 as the loaders yield it, float and normalised when it reaches a model.
         identities: (B,) int64, numbered over the whole index (all splits), so that no two splits share one.
         cameras: (B,) int64, -1 where the data has no cameras.
         indices: (B,) int64, the row of each image in the `IdentityIndex`.

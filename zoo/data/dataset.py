@@ -29,7 +29,7 @@ class IdentityDataset(Dataset[Item]):
 
     Args:
         index: the rows.
-        transform: RGB image -> (3, H, W).
+        transform: RGB image -> (3, H, W) uint8.
         seed: with the key's epoch and row, seeds the random parts of `transform`.
     """
 
@@ -77,7 +77,7 @@ class Collate:
         rows = np.array([item.row for item in items if item.image is not None], dtype=np.int64)
         cameras = np.full(len(rows), -1) if self.index.cameras is None else self.index.cameras[rows]
         return IdentityBatch(
-            images=torch.stack(images) if images else torch.zeros(0, 3, *self.size),
+            images=torch.stack(images) if images else torch.zeros(0, 3, *self.size, dtype=torch.uint8),
             identities=torch.from_numpy(self.index.identities[rows]),
             cameras=torch.from_numpy(cameras.astype(np.int64)),
             indices=torch.from_numpy(rows),

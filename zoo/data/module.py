@@ -207,6 +207,10 @@ class InstanceData(LightningDataModule):
             )
         return batch
 
+    def on_after_batch_transfer(self, batch: IdentityBatch, dataloader_idx: int) -> IdentityBatch:
+        """Normalise on the device."""
+        return batch._replace(images=self._transform.normalise(batch.images))
+
     def teardown(self, stage: str) -> None:
         """Name what was skipped."""
         if self.unreadable:
