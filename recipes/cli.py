@@ -8,6 +8,7 @@ import sys
 import traceback
 from contextlib import suppress
 from copy import deepcopy
+from datetime import date
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,6 +24,7 @@ import zoo
 from experts.evaluation import Evaluation
 from experts.pictures import RetrievalPictures
 from zoo.cards import check_rooms
+from zoo.contracts import IdentityEncoder
 from zoo.data.module import InstanceData
 from zoo.embeddings import EmbeddingWriter
 from zoo.world import World
@@ -167,9 +169,9 @@ class RecipeCLI(LightningCLI):
         results: dict[str, Any] = {}
         results["trained"] = self.trainer.test(self.model, self.datamodule, ckpt_path=best, verbose=False)[0]
         if self.trainer.is_global_zero:
-            zoo.save(self.model.encoder, folder / "expert", name=f"{self._get(self.config, 'name')}", overwrite=True)
+            self._save_expert(folder / "expert", results["trained"])
         loggers, self.trainer.loggers = self.trainer.loggers, []
-        for name, encoder in {"before training": self.start, **self._others()}.items():
+        for name, encoder in self._others().items():
             results[name] = self.trainer.test(Evaluation(encoder), self.datamodule, verbose=False)[0]
         self.trainer.loggers = loggers
         self._print_results({name: results[name] for name in reversed(list(results))})
@@ -203,11 +205,36 @@ class RecipeCLI(LightningCLI):
         if self.trainer.is_global_zero:
             self.console.print(text, highlight=False, soft_wrap=True)
 
-    def _others(self) -> dict[str, Any]:
-        found = {}
-        for name in self._get(self.config, "compare_with"):
-            found[name] = zoo.load(name)
-        return found
+    def _save_expert(self, folder: Path, scores: dict[str, float]) -> None:
+        """The encoder with its card, as `zoo.load` takes it."""
+        index = self.datamodule.index
+        names = ("rank1", "rank5", "mAP", "mINP", "r_precision", "map_at_r")
+        zoo.save(
+            self.model.encoder,
+            folder,
+            name=self._get(self.config, "name"),
+            overwrite=True,
+            training_data=f"{index.root.name}: {index.describe()}",
+            scores=[
+                zoo.Score(
+                    dataset=f"{index.root.name}, test",
+                    protocol="each query against the gallery, itself excluded by index, cosine similarity",
+                    date=date.today().isoformat(),
+                    values={name: round(scores[f"test/{name}"], 4) for name in names},
+                )
+            ],
+            recipe=self._command("fit"),
+        )
+
+    def _others(self) -> dict[str, IdentityEncoder]:
+        """What the trained encoder is compared with: where it started, the cards asked for, and random weights."""
+        given = self._get(self.config, "model")
+        start = given["init_from"] or ("pretrained" if given["pretrained"] else "untrained")
+        others = {start: self.start}
+        others |= {name: zoo.load(name) for name in self._get(self.config, "compare_with") if name not in others}
+        if "untrained" not in others:
+            others["untrained"] = type(self.start)(**self.start.init_args())
+        return others
 
     def _command(self, subcommand: str, *more: str) -> str:
         given, skip = [], False

@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from zoo.cards import Card, CardError, card, list_models, load, push, register, save
+    from zoo.cards import Card, CardError, Score, card, list_models, load, push, register, save
     from zoo.contracts import FusionAdapter, IdentityBatch, IdentityEncoder
     from zoo.module import Optim, ZooModule
 
@@ -20,6 +20,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Card": "zoo.cards",
     "CardError": "zoo.cards",
+    "Score": "zoo.cards",
     "card": "zoo.cards",
     "list_models": "zoo.cards",
     "load": "zoo.cards",
@@ -40,6 +41,7 @@ __all__ = [
     "IdentityBatch",
     "IdentityEncoder",
     "Optim",
+    "Score",
     "ZooModule",
     "card",
     "list_models",
