@@ -41,7 +41,7 @@ class RetrievalPictures(Callback):
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.every_n_epochs and isinstance(pl_module, Evaluation):
-            self._draw(trainer, pl_module, "test", "test identities", trainer.global_step)
+            self._draw(trainer, pl_module, "test", "", trainer.global_step)
 
     def _draw(
         self, trainer: Trainer, module: Evaluation, split: str, title: str, step: int, project: bool = False
@@ -52,18 +52,16 @@ class RetrievalPictures(Callback):
             if not trainer.is_global_zero:
                 return
             query, gallery = module.retrieval.sides()
+        title = f"{split} identities, {title}" if title else f"{split} identities"
         index: IdentityIndex = trainer.datamodule.index  # type: ignore[attr-defined]
         scores, found = nearest(query, gallery, min(self.neighbours, len(gallery)))
         hit = gallery.identities[found[:, 0].clamp(min=0)] == query.identities
-        wrong = torch.where(hit, -torch.inf, scores[:, 0])
-        mistakes = wrong.argsort(descending=True, stable=True)[: min(self.queries, int((~hit).sum()))]
+        mistakes = self._surest_mistakes(query, hit, scores[:, 0])
         spread = torch.linspace(0, len(query) - 1, min(self.queries, len(query))).long()
         pictures = {
-            "retrieval": self._sheet(index, query, gallery, spread, scores, found, f"{split}, {title}"),
-            "mistakes": self._sheet(
-                index, query, gallery, mistakes, scores, found, f"surest mistakes, {split}, {title}"
-            ),
-            "similarity": histogram_plot(similarity_histogram(query, gallery, bins=100), f"{split}, {title}"),
+            "retrieval": self._sheet(index, query, gallery, spread, scores, found, title),
+            "mistakes": self._sheet(index, query, gallery, mistakes, scores, found, f"{title}: surest mistakes"),
+            "similarity": histogram_plot(similarity_histogram(query, gallery, bins=100), title),
         }
         folder = Path(trainer.log_dir or ".") / "pictures"
         for name, picture in pictures.items():
@@ -73,6 +71,14 @@ class RetrievalPictures(Callback):
                     logger.experiment.add_image(f"{split}/{name}", np.asarray(picture), step, dataformats="HWC")
         if project:
             self._project(trainer, index, query)
+
+    def _surest_mistakes(self, query: EmbeddingSet, hit: Tensor, score: Tensor) -> Tensor:
+        """Queries whose nearest image is of another identity, the most similar first, one of each identity."""
+        chosen: dict[int, int] = {}
+        for q in score.masked_fill(hit, -torch.inf).argsort(descending=True, stable=True).tolist():
+            if not hit[q]:
+                chosen.setdefault(int(query.identities[q]), q)
+        return torch.tensor(list(chosen.values())[: self.queries], dtype=torch.int64)
 
     def _sheet(
         self,
