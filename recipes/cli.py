@@ -68,18 +68,23 @@ class RecipeParser(LightningArgumentParser):
     """Refuses what it does not know with the nearest name that it does."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        hint = self._suggestion(message)
-        sys.stderr.write(f"error: {message}\n{hint}{self.prog} --help lists all flags.\n")
+        sys.stderr.write(f"error: {message}\n{self._suggestion(message)}--help after the command lists all flags.\n")
         raise SystemExit(2)
 
     def _suggestion(self, message: str) -> str:
-        known = [option for action in self._actions for option in action.option_strings]
-        for word in re.findall(r"--[\w.]+|[\w.]+\.[\w.]+|'\w+'", message):
-            wanted = "--" + word.strip("'").lstrip("-").removeprefix("fit.")
+        known = self._options()
+        for word in re.findall(r"[\w-]+(?:\.\w+)+|--\w+", message):
+            wanted = "--" + word.lstrip("-")
             near = get_close_matches(wanted, known, n=1, cutoff=0.7)
             if near and wanted not in known:
                 return f"Did you mean {near[0]}?\n"
         return ""
+
+    def _options(self) -> set[str]:
+        parsers = [self]
+        for action in self._actions:
+            parsers += getattr(action, "_name_parser_map", {}).values()  # those of the subcommands
+        return {option for parser in parsers for action in parser._actions for option in action.option_strings}
 
 
 class RecipeCLI(LightningCLI):
@@ -94,7 +99,7 @@ class RecipeCLI(LightningCLI):
             data,
             args=args,
             parser_class=RecipeParser,
-            parser_kwargs={"parser_mode": "omegaconf+"},
+            parser_kwargs={"parser_mode": "omegaconf+", "prog": f"python -m recipes.{recipe}"},
             save_config_callback=SaveRunConfig,
             save_config_kwargs={"overwrite": True},
             seed_everything_default=0,

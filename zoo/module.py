@@ -146,7 +146,7 @@ class ZooModule(LightningModule):
             prefix = max((p for p in multipliers if _matches(name, p)), key=len, default=None)
             multiplier = multipliers[prefix] if prefix is not None else 1.0
             decays = parameter.ndim > 1
-            label = f"rate x{multiplier:g}, {'decay' if decays else 'no decay'}"
+            label = f"x{multiplier:g}, {'decay' if decays else 'no decay'}"
             group = groups.setdefault(
                 (multiplier, decays),
                 {
@@ -181,7 +181,7 @@ class ZooModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _print_what_trains(self, groups: list[dict[str, Any]]) -> None:
-        table = Table("parameters", title=f"what trains ({self.optim.name})", title_justify="left")
+        table = Table("rate, decay", title=f"what trains ({self.optim.name})", title_justify="left")
         for heading in ("tensors", "numbers", "learning rate", "weight decay"):
             table.add_column(heading, justify="right")
         for group in groups:
