@@ -65,7 +65,8 @@ class Expert(Evaluation):
         if self.head is None and self.trainer.state.fn == "fit":
             identities = self.trainer.datamodule.train_identities  # type: ignore[attr-defined]
             self.classes = torch.from_numpy(identities).to(self.device)
-            self.head = self.make_head(len(identities), self.encoder.embed_dim)
+            with self.seeded():
+                self.head = self.make_head(len(identities), self.encoder.embed_dim)
             self.apply_freezing()
 
     def training_step(self, batch: zoo.IdentityBatch, batch_idx: int) -> Tensor:

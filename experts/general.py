@@ -64,7 +64,8 @@ class GeneralEncoder(Evaluation):
                 f"{', '.join(table) or 'none'}. Name its own in model.attributes."
             )
         self.columns = [list(table).index(name) for name in names]
-        self.heads = nn.ModuleList(nn.Linear(self.encoder.embed_dim, len(set(table[name]))) for name in names)
+        with self.seeded():
+            self.heads = nn.ModuleList(nn.Linear(self.encoder.embed_dim, len(set(table[name]))) for name in names)
         self.apply_freezing()
 
     def training_step(self, batch: zoo.IdentityBatch, batch_idx: int) -> Tensor:

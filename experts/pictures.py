@@ -48,6 +48,7 @@ class RetrievalPictures(Callback):
     ) -> None:
         if not trainer.loggers:
             return
+        folder = Path(trainer.log_dir or ".") / "pictures"  # asked of all ranks: Lightning broadcasts it
         with module.retrieval.sync_context():  # every rank takes part, one draws
             if not trainer.is_global_zero:
                 return
@@ -63,7 +64,6 @@ class RetrievalPictures(Callback):
             "mistakes": self._sheet(index, query, gallery, mistakes, scores, found, f"{title}: surest mistakes"),
             "similarity": histogram_plot(similarity_histogram(query, gallery, bins=100), title),
         }
-        folder = Path(trainer.log_dir or ".") / "pictures"
         for name, picture in pictures.items():
             save_png(picture, folder / f"{split}_{name}_{step:06d}.png")
             for logger in trainer.loggers:

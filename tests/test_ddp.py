@@ -24,6 +24,7 @@ def launch(folder: Path, *flags: str, devices: int) -> str:
         env={**os.environ, "PYTHONPATH": str(Path(zoo.__file__).parents[1]), "COLUMNS": "200"},
         capture_output=True,
         text=True,
+        timeout=180,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -46,20 +47,24 @@ def test_evaluating_one_checkpoint_gives_the_same_scores_on_1_2_and_3_processes(
     assert len(found[0]) == 6 and found[0] == found[1] == found[2]
 
 
-BARE = ["--model.backbone=test_vit", "--model.neck=null", "--model.optim.name=sgd", "--model.optim.lr=0.05"]
+def trained(folder: Path, devices: int, model: list[str]) -> torch.Tensor:
+    """All weights after three steps of SGD."""
+    launch(folder, "fit", "--trainer.max_epochs=1", "--pictures.every_n_epochs=0", *model, devices=devices)
+    state = torch.load(folder / "runs/pet/version_0/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    weights = [v for name, v in state.items() if v.is_floating_point() and "running" not in name]
+    return torch.cat([weight.flatten() for weight in weights])
 
 
-@pytest.mark.parametrize(("model", "tolerance"), [(BARE, 1e-5), ([], 0.05)], ids=["without BatchNorm", "with"])
-def test_training_on_2_processes_agrees_with_1(model, tolerance, tmp_path):
-    """After three steps of SGD on the same global batches. BatchNorm sees half a batch on each of two ranks, so
-    there the relative tolerance of the update is wide."""
-    states = []
-    for devices in (1, 2):
-        flags = [*(model or ["--model.optim.name=sgd", "--model.optim.lr=0.01"]), "--model.size=48"]
-        launch(tmp_path / str(devices), "fit", "--trainer.max_epochs=1", *flags, devices=devices)
-        path = tmp_path / str(devices) / "runs/pet/version_0/checkpoints/last.ckpt"
-        states.append(torch.load(path, weights_only=True)["state_dict"])
-    one, two = states
-    weights = [name for name, value in one.items() if value.is_floating_point() and "running" not in name]
-    difference = max(float((one[n] - two[n]).norm() / one[n].norm().clamp(min=1e-3)) for n in weights)
-    assert difference < tolerance
+def test_without_batchnorm_gradients_agree_on_1_and_2_processes(tmp_path):
+    model = ["--model.backbone=test_vit", "--model.neck=null", "--model.optim.name=sgd", "--model.optim.lr=0.05"]
+    one, two = (trained(tmp_path / str(n), n, model) for n in (1, 2))
+    assert torch.allclose(one, two, atol=1e-5)
+
+
+def test_with_batchnorm_2_processes_stay_near_1(tmp_path):
+    """Each rank's BatchNorm sees half the batch, so the weights differ, by less than 2% of their length."""
+    model = ["--model.optim.name=sgd", "--model.optim.lr=0.01"]
+    one, two = (trained(tmp_path / str(n), n, model) for n in (1, 2))
+    difference = float((one - two).norm() / one.norm())
+    print("relative difference", difference)
+    assert 0 < difference < 0.02

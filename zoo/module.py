@@ -2,7 +2,8 @@
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, is_dataclass
 from fnmatch import fnmatch
 from typing import Any
@@ -196,6 +197,13 @@ class ZooModule(LightningModule):
         frozen = [parameter for parameter in self.parameters() if not parameter.requires_grad]
         table.add_row("frozen", str(len(frozen)), f"{sum(p.numel() for p in frozen):,}", "", "")
         Console().print(table)
+
+    @contextmanager
+    def seeded(self) -> Iterator[None]:
+        """The run's seed, for parts that are made after the start: by then, strategies have drawn from it or not."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(torch.initial_seed())
+            yield
 
     def on_train_epoch_start(self) -> None:
         """Seed dropout and the like by (seed, epoch, rank), so that a resumed run repeats an uninterrupted one."""

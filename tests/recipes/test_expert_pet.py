@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -136,7 +137,8 @@ def test_killed_and_resumed_equals_uninterrupted(run, tmp_path):
     assert not (tmp_path / "runs/pet/version_1").exists(), "a resumed run goes on in its own folder"
 
 
-def test_resumed_within_an_epoch_equals_uninterrupted(run, tmp_path, monkeypatch):
+def test_resumed_within_an_epoch_equals_uninterrupted(tmp_path, monkeypatch):
+    """With a worker that reads ahead, which must not read ahead of the wrong place."""
     monkeypatch.chdir(tmp_path)
     often = [
         "--trainer.callbacks+=lightning.pytorch.callbacks.ModelCheckpoint",
@@ -144,12 +146,10 @@ def test_resumed_within_an_epoch_equals_uninterrupted(run, tmp_path, monkeypatch
         "--trainer.callbacks.init_args.save_top_k=-1",
         "--trainer.callbacks.init_args.filename={step}",
     ]
-    main(["fit", *TINY, *often])
-    folder = tmp_path / "runs/pet/version_0"
-    assert_same_end(folder, run[0])
-    (folder / "checkpoints/last.ckpt").unlink()
-    main(["fit", *TINY, f"--ckpt_path={folder}/checkpoints/step=5.ckpt"])
-    assert_same_end(folder, run[0])
+    main(["fit", *TINY, "--data.workers=1", *often])
+    shutil.copytree("runs/pet/version_0", "uninterrupted")
+    main(["fit", *TINY, "--data.workers=1", "--ckpt_path=runs/pet/version_0/checkpoints/step=5.ckpt"])
+    assert_same_end(Path("runs/pet/version_0"), Path("uninterrupted"))
 
 
 REFUSED = {

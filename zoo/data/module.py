@@ -78,6 +78,7 @@ class InstanceData(LightningDataModule):
         self.eval_batch_size, self.workers = eval_batch_size, workers
         self.predict_split, self.max_unreadable, self.seed = predict_split, max_unreadable, seed
         self.unreadable: dict[str, None] = {}  # an ordered set of "path: reason"
+        self._next = {"epoch": 0, "step": 0}
         self._index: IdentityIndex | None = None
 
     @property
@@ -136,7 +137,7 @@ class InstanceData(LightningDataModule):
             world_size(),
             self.steps_per_epoch,
         )
-        self._resume(sampler)
+        sampler.resume(self._next["epoch"], self._next["step"])
         return DataLoader(
             IdentityDataset(self.index, self._transform.compose(self.augment), self.seed),
             batch_size=self.p * self.k // world_size(),
@@ -175,17 +176,22 @@ class InstanceData(LightningDataModule):
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         return {"num_workers": self.workers, "pin_memory": on_gpu}
 
-    def _resume(self, sampler: PKSampler) -> None:
-        """Put the sampler where a checkpoint left off; loops restore their progress before loaders are built."""
+    # ------------------------------------------------------------------ resuming
+
+    def state_dict(self) -> dict[str, int]:
+        """Epoch and step that a resumed run draws next; kept in every checkpoint."""
         assert self.trainer is not None
         epoch: Any = self.trainer.fit_loop.epoch_progress.current
         step = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
         if epoch.started == epoch.processed:  # between epochs
-            sampler.resume(epoch.processed, 0)
-        elif step < sampler.steps:
-            sampler.resume(epoch.processed, step)
-        else:  # saved after the last step, before the epoch was closed
-            sampler.resume(epoch.processed + 1, 0)
+            return {"epoch": epoch.processed, "step": 0}
+        if step < self.trainer.num_training_batches:
+            return {"epoch": epoch.processed, "step": step}
+        return {"epoch": epoch.processed + 1, "step": 0}  # after the last step, before the epoch is closed
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Called before the loaders are built, earlier than the trainer restores its own progress."""
+        self._next = state_dict
 
     # ------------------------------------------------------------------ bad input
 
