@@ -23,7 +23,6 @@ from rich.table import Table
 import zoo
 from experts.evaluation import Evaluation
 from experts.pictures import RetrievalPictures
-from zoo.cards import check_rooms
 from zoo.contracts import IdentityEncoder
 from zoo.data.module import InstanceData
 from zoo.embeddings import EmbeddingWriter
@@ -46,7 +45,6 @@ def run(model: type[Evaluation], data: type[InstanceData], recipe: str, args: li
         SystemExit: 2 for a command line that cannot be understood, 1 for a run that cannot be done. Set
             ZOO_TRACEBACK=1 to see where from.
     """
-    check_rooms()
     # Without the second setting, flags do not reach the values that are interpolated from them.
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True, subclasses_enabled=[World])
     args = sys.argv[1:] if args is None else list(args)

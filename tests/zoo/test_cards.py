@@ -408,7 +408,7 @@ def test_a_class_of_ones_own_must_be_registered(tmp_path: Path) -> None:
     class Own(ZooModule):
         pass
 
-    with pytest.raises(CardError, match=r"Own' is refused.*zoo.cards.register"):
+    with pytest.raises(CardError, match=r"Own' is refused.*zoo.register"):
         save(Own(), tmp_path / "a")
     register(Own)
     save(Own(), tmp_path / "a")
