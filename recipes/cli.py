@@ -1,11 +1,14 @@
 """The command line of every recipe: `python -m recipes.<recipe> {fit,validate,test,predict} [flags]`."""
 
 import ctypes
+import errno
+import logging
 import os
 import re
 import shlex
 import sys
 import traceback
+import warnings
 from contextlib import suppress
 from copy import deepcopy
 from datetime import date
@@ -47,6 +50,9 @@ def run(model: type[Evaluation], data: type[InstanceData], recipe: str, args: li
     """
     # Without the second setting, flags do not reach the values that are interpolated from them.
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True, subclasses_enabled=[World])
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's, about torch
+    logging.basicConfig(format="%(message)s", stream=sys.stdout)
+    logging.getLogger("zoo").setLevel(logging.INFO)
     args = sys.argv[1:] if args is None else list(args)
     defaults = [f"--config={CONFIGS / name}.yaml" for name in ("base", recipe)]
     command = next((i for i, word in enumerate(args) if word in _SUBCOMMANDS), None)
@@ -58,6 +64,8 @@ def run(model: type[Evaluation], data: type[InstanceData], recipe: str, args: li
         # Lightning and torch wrap what happened in a worker or a rank; the cause is in the text.
         if os.environ.get("ZOO_TRACEBACK") or isinstance(error, RuntimeError) and not _is_ours(error):
             raise
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            error = OSError(f"{error}. The disk is full; what was saved before is intact. Free some space and go on.")
         sys.stderr.write(f"\nerror: {error}\n(ZOO_TRACEBACK=1 shows where it was raised)\n")
         raise SystemExit(1) from None
 

@@ -1,6 +1,4 @@
-"""What several processes must agree on: gathering tensors and objects across ranks."""
-
-from typing import Any
+"""What several processes must agree on: who they are, and all of their rows."""
 
 import torch
 import torch.distributed as dist
@@ -37,15 +35,6 @@ def gather_with_gradient(tensor: Tensor) -> Tensor:
     padded = torch.cat([tensor, tensor.new_zeros(max(rows) - len(tensor), *tensor.shape[1:])])
     gathered = all_gather(padded) if tensor.requires_grad else _all_gather(padded)
     return torch.cat([part[:count] for part, count in zip(gathered, rows, strict=True)])
-
-
-def gather_objects(value: Any) -> list[Any]:
-    """Each rank's picklable `value`, in rank order."""
-    if world_size() == 1:
-        return [value]
-    values: list[Any] = [None] * world_size()
-    dist.all_gather_object(values, value)
-    return values
 
 
 def _row_counts(tensor: Tensor) -> list[int]:
