@@ -259,8 +259,9 @@ class RecipeCLI(LightningCLI):
         return shlex.join(["python", "-m", f"recipes.{self.recipe}", subcommand, *given, *more])
 
     def _print_results(self, results: dict[str, dict[str, float]]) -> None:
-        table = Table("encoder", title="identities never trained on, %")
-        names = ["rank1", "rank5", "mAP", "mINP", "r_precision"]
+        table = Table(title="identities never trained on, %")
+        table.add_column("encoder", no_wrap=True, overflow="fold")
+        names = ["rank1", "rank5", "mAP", "mINP"]
         for name in [*names, "queries"]:
             table.add_column(name, justify="right")
         for encoder, scores in results.items():
