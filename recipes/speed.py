@@ -3,12 +3,11 @@
 import argparse
 import logging
 import multiprocessing
-import resource
 import statistics
-import sys
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from rich.table import Table
 from torch.utils.data import DataLoader, Dataset
 
 from experts.expert import Expert
+from recipes.cli import use_cpu_well
 from zoo import IdentityBatch
 from zoo.metrics import RetrievalMetrics, unit_norm
 
@@ -37,6 +37,7 @@ def main(args: list[str] | None = None) -> None:
     options = parser.parse_args(args)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore")
+    use_cpu_well(workers=0)
     table = Table("what", "the zoo", "the bare way", "ratio", "", title=f"{torch.get_num_threads()} threads, medians")
     table.add_row(*training_row(options))
     table.add_row(*retrieval_row(options))
@@ -172,6 +173,7 @@ def retrieval_row(options: argparse.Namespace) -> list[str]:
 
 
 def _time_retrieval(sender: Any, options: dict[str, Any]) -> None:
+    use_cpu_well(workers=0)
     generator = torch.Generator().manual_seed(0)
     total = options["queries"] + options["gallery"]
     embeddings = unit_norm(torch.randn(total, options["width"], generator=generator))
@@ -185,9 +187,7 @@ def _time_retrieval(sender: Any, options: dict[str, Any]) -> None:
     metrics = RetrievalMetrics()
     for rows in torch.arange(total).split(256):
         metrics.update(embeddings[rows], identities[rows], rows, cameras[rows], is_query[rows], ~is_query[rows])
-    before = _peak_bytes()
-    metrics.compute()
-    megabytes = (_peak_bytes() - before) / 1e6
+    megabytes = _peak_megabytes_over_now(metrics.compute)
     ours, bare = [], []
     for _ in range(options["rounds"]):
         metrics._computed = None
@@ -203,8 +203,20 @@ def _seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def _peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+def _peak_megabytes_over_now(work: Callable[[], object]) -> float:
+    """How much higher resident memory rises during the work than it is now (Linux; elsewhere nan)."""
+    status = Path("/proc/self/status")
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
+        before = _kilobytes(status, "VmRSS")
+        work()
+        return (_kilobytes(status, "VmHWM") - before) / 1e3
+    except OSError:
+        return float("nan")
+
+
+def _kilobytes(status: Path, key: str) -> int:
+    return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(f"{key}:"))
 
 
 if __name__ == "__main__":
