@@ -39,6 +39,16 @@ class Evaluation(ZooModule):
         """(B, 3, H, W) -> (B, embed_dim), unit norm; see `IdentityEncoder.embed`."""
         return self.encoder.embed(images)
 
+    def lr_multipliers(self) -> dict[str, float]:
+        """Layer decay of the encoder, where it is asked for; trainers add their heads."""
+        if self.optim.layer_decay is None:
+            return {}
+        layers = self.encoder.layer_rates(self.optim.layer_decay)
+        return {f"encoder.{name}": rate for name, rate in layers.items()}
+
+    def no_weight_decay(self) -> set[str]:
+        return {f"encoder.{name}" for name in self.encoder.no_weight_decay()}
+
     def validation_step(self, batch: IdentityBatch, batch_idx: int) -> None:
         self._rank(batch)
 
@@ -80,7 +90,7 @@ class Evaluation(ZooModule):
 
 def starting_encoder(
     init_from: str | None,
-    backbone: str,
+    backbone: str | None,
     pretrained: bool,
     size: int | tuple[int, int] | None,
     pool: str | None,
@@ -89,11 +99,18 @@ def starting_encoder(
     """The encoder of a card if one is named, else a new one on a timm backbone.
 
     Raises:
-        ValueError: the card is not of an identity encoder.
+        ValueError: the card is not of an identity encoder, or an architecture is asked for beside it.
     """
     if init_from is None:
-        return TimmEncoder(backbone, pretrained, size, pool, neck)
+        return TimmEncoder(backbone or "mobilenetv3_small_050", pretrained, size, pool, neck)
     encoder = load(init_from)
+    asked = {"backbone": backbone, "pretrained": pretrained or None, "size": size, "pool": pool}
+    ignored = ", ".join(f"{key} {value}" for key, value in asked.items() if value is not None)
+    if ignored:
+        raise ValueError(
+            f"init_from {init_from} brings its own architecture, {ignored} would be ignored. "
+            "Set model.init_from to null, or leave these out."
+        )
     if not isinstance(encoder, IdentityEncoder):
         raise ValueError(
             f"init_from: {init_from} is a {type(encoder).__name__}, not an encoder. Name an encoder's card."

@@ -20,12 +20,13 @@ class Expert(Evaluation):
     BNNeck and all ranks' rows, the classifier those after it.
 
     Args:
-        backbone: name of a timm architecture, `arch.tag` or hub id.
+        backbone: name of a timm architecture, `arch.tag` or hub id; null for mobilenetv3_small_050.
         pretrained: start from published weights.
         size: input height and width in pixels, or one number for both; null takes the backbone's own.
         pool: pooling that timm knows for this backbone; null takes its own.
         neck: bnneck, or null to classify and embed the pooled features as they are.
-        init_from: name or folder of a card to go on from; backbone, size, pool and neck are then the card's.
+        init_from: name or folder of a card to go on from; it brings its own architecture, so it excludes
+            backbone, pretrained, size and pool.
         head: the classifier, called with (number of identities, width of an embedding).
         metric_loss: makes a loss over the pairs of a global batch; null for none.
         head_weight: weight of the classifier's loss.
@@ -39,7 +40,7 @@ class Expert(Evaluation):
 
     def __init__(
         self,
-        backbone: str = "mobilenetv3_small_050",
+        backbone: str | None = None,
         pretrained: bool = False,
         size: int | tuple[int, int] | None = None,
         pool: str | None = None,
@@ -84,8 +85,4 @@ class Expert(Evaluation):
         return loss
 
     def lr_multipliers(self) -> dict[str, float]:
-        rates = {"head": self.optim.head_lr}
-        if self.optim.layer_decay is not None:
-            layers = self.encoder.layer_rates(self.optim.layer_decay)
-            rates |= {f"encoder.{name}": rate for name, rate in layers.items()}
-        return rates
+        return {"head": self.optim.head_lr, **super().lr_multipliers()}

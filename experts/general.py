@@ -17,12 +17,13 @@ class GeneralEncoder(Evaluation):
 
     Args:
         attributes: columns of the index to learn; null for all of them.
-        backbone: name of a timm architecture, `arch.tag` or hub id.
+        backbone: name of a timm architecture, `arch.tag` or hub id; null for mobilenetv3_small_050.
         pretrained: start from published weights.
         size: input height and width in pixels, or one number for both; null takes the backbone's own.
         pool: pooling that timm knows for this backbone; null takes its own.
         neck: bnneck, or null to classify and embed the pooled features as they are.
-        init_from: name or folder of a card to go on from; backbone, size, pool and neck are then the card's.
+        init_from: name or folder of a card to go on from; it brings its own architecture, so it excludes
+            backbone, pretrained, size and pool.
         optim: optimiser and schedule.
         freeze: what does not train, by name; `*` matches anything.
     """
@@ -32,7 +33,7 @@ class GeneralEncoder(Evaluation):
     def __init__(
         self,
         attributes: list[str] | None = None,
-        backbone: str = "mobilenetv3_small_050",
+        backbone: str | None = None,
         pretrained: bool = False,
         size: int | tuple[int, int] | None = None,
         pool: str | None = None,
@@ -82,4 +83,4 @@ class GeneralEncoder(Evaluation):
         return loss
 
     def lr_multipliers(self) -> dict[str, float]:
-        return {"heads": self.optim.head_lr}
+        return {"heads": self.optim.head_lr, **super().lr_multipliers()}

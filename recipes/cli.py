@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 import torch
 import yaml
 from jsonargparse import set_parsing_settings
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from rich.console import Console
 from rich.table import Table
@@ -54,13 +55,14 @@ def run(model: type[Evaluation], data: type[InstanceData], recipe: str, args: li
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
     logging.getLogger("zoo").setLevel(logging.INFO)
     args = sys.argv[1:] if args is None else list(args)
+    given = list(args)
     defaults = [f"--config={CONFIGS / name}.yaml" for name in ("base", recipe)]
     command = next((i for i, word in enumerate(args) if word in _SUBCOMMANDS), None)
     if command is not None:
         args = [*args[: command + 1], *defaults, *args[command + 1 :]]
     try:
-        return RecipeCLI(model, data, recipe, args)
-    except (ValueError, OSError, RuntimeError) as error:
+        return RecipeCLI(model, data, recipe, args, given)
+    except (ValueError, OSError, RuntimeError, MisconfigurationException) as error:
         # Lightning and torch wrap what happened in a worker or a rank; the cause is in the text.
         if os.environ.get("ZOO_TRACEBACK") or isinstance(error, RuntimeError) and not _is_ours(error):
             raise
@@ -97,8 +99,10 @@ class RecipeCLI(LightningCLI):
     """LightningCLI whose flags reach interpolated values, whose runs resume where they were, and that says in the
     end what came out."""
 
-    def __init__(self, model: type[Evaluation], data: type[InstanceData], recipe: str, args: list[str]) -> None:
-        self.recipe, self.arguments = recipe, args
+    def __init__(
+        self, model: type[Evaluation], data: type[InstanceData], recipe: str, args: list[str], given: list[str]
+    ) -> None:
+        self.recipe, self.given = recipe, given
         self.console = Console()
         super().__init__(
             model,
@@ -134,7 +138,7 @@ class RecipeCLI(LightningCLI):
         checkpoint = self._checkpoint()
         if checkpoint is None:
             return
-        saved = torch.load(checkpoint, weights_only=True, map_location="cpu", mmap=True).get("hyper_parameters", {})
+        saved = _read_checkpoint(checkpoint).get("hyper_parameters", {})
         now = yaml.safe_load(self._parser(self.config.subcommand).dump(self.config[self.config.subcommand]))["model"]
         for key in sorted(saved.keys() & now.keys()):
             if saved[key] != now[key]:
@@ -142,7 +146,7 @@ class RecipeCLI(LightningCLI):
 
     def _checkpoint(self) -> Path | None:
         path = self.config[self.config.subcommand].get("ckpt_path") if self.config.get("subcommand") else None
-        if not path or path in ("best", "last", "hpc", "registry"):
+        if not path:
             return None
         if not Path(path).is_file():
             raise FileNotFoundError(f"No checkpoint {path}. Give ckpt_path a .ckpt file of an earlier run.")
@@ -167,6 +171,7 @@ class RecipeCLI(LightningCLI):
 
     def before_fit(self) -> None:
         self.start = deepcopy(self.model.encoder)
+        self.others = self._others()  # now, not after an hour of training, is the time to miss one
         if self.trainer.log_dir and not self._is_dry_run:
             last = Path(self.trainer.log_dir) / "checkpoints" / "last.ckpt"
             self.say(f"If interrupted, go on with:\n  {self._command('fit', f'--ckpt_path={last}')}")
@@ -182,7 +187,7 @@ class RecipeCLI(LightningCLI):
         if self.trainer.is_global_zero:
             self._save_expert(folder / "expert", results["trained"])
         loggers, self.trainer.loggers = self.trainer.loggers, []
-        for name, encoder in self._others().items():
+        for name, encoder in self.others.items():
             results[name] = self.trainer.test(Evaluation(encoder), self.datamodule, verbose=False)[0]
         self.trainer.loggers = loggers
         self._print_results({name: results[name] for name in reversed(list(results))})
@@ -223,12 +228,12 @@ class RecipeCLI(LightningCLI):
         zoo.save(
             self.model.encoder,
             folder,
-            name=self._get(self.config, "name"),
+            name=re.sub(r"[^A-Za-z0-9._+-]+", "_", self._get(self.config, "name")).lstrip("._+-") or "expert",
             overwrite=True,
-            training_data=f"{index.root.name}: {index.describe()}",
+            training_data=f"{index.root.resolve().name}: {index.describe()}",
             scores=[
                 zoo.Score(
-                    dataset=f"{index.root.name}, test",
+                    dataset=f"{index.root.resolve().name}, test",
                     protocol="each query against the gallery, itself excluded by index, cosine similarity",
                     date=date.today().isoformat(),
                     values={name: round(scores[f"test/{name}"], 4) for name in names},
@@ -244,13 +249,14 @@ class RecipeCLI(LightningCLI):
         others = {start: self.start}
         others |= {name: zoo.load(name) for name in self._get(self.config, "compare_with") if name not in others}
         if "untrained" not in others:
-            others["untrained"] = type(self.start)(**self.start.init_args())
+            with self.model.seeded():
+                others["untrained"] = type(self.start)(**self.start.init_args())
         return others
 
     def _command(self, subcommand: str, *more: str) -> str:
         given, skip = [], False
-        for word in self.arguments[self.arguments.index(subcommand) + 1 :]:
-            if skip or word.startswith(("--ckpt_path=", f"--config={CONFIGS}")):
+        for word in self.given[self.given.index(subcommand) + 1 :]:
+            if skip or word.startswith("--ckpt_path="):
                 skip = False
             elif word == "--ckpt_path":
                 skip = True
@@ -284,6 +290,20 @@ class SaveRunConfig(SaveConfigCallback):
 def _is_ours(error: RuntimeError) -> bool:
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return Path(frame.filename).is_relative_to(Path(zoo.__file__).parent)
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    try:
+        checkpoint = torch.load(path, weights_only=True, map_location="cpu")
+        if "state_dict" in checkpoint and "pytorch-lightning_version" in checkpoint:
+            return checkpoint
+        reason = "it is no checkpoint of a run"
+    except Exception as error:  # torch raises whatever its readers run into
+        reason = f"it cannot be read ({type(error).__name__})"
+    raise ValueError(
+        f"Checkpoint {path} is refused: {reason}. Give the .ckpt file of a run; "
+        "`python -m recipes.zoo convert` takes foreign weights."
+    )
 
 
 def use_cpu_well(workers: int) -> None:

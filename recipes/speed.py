@@ -71,7 +71,7 @@ class _BatchData(LightningDataModule):
 
 
 class _StepTimes(Callback):
-    """Seconds between the starts of neighbouring steps: all that a step costs, logging and callbacks included."""
+    """Seconds between the starts of neighbouring steps: all that the Trainer adds to a step included."""
 
     def __init__(self) -> None:
         self.starts: list[float] = []

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import zoo
-from tests.recipes.test_expert_pet import WORLD
+from tests.recipes.test_expert_pet import SCRATCH, WORLD
 
 
 def launch(folder: Path, *flags: str, devices: int) -> str:
@@ -19,7 +19,17 @@ def launch(folder: Path, *flags: str, devices: int) -> str:
     parallel = ["--trainer.accelerator=cpu", f"--trainer.devices={devices}"]
     parallel += ["--trainer.strategy=ddp"] if devices > 1 else []
     done = subprocess.run(
-        [sys.executable, "-m", "recipes.expert_pet", flags[0], *WORLD, "--compare_with=[]", *flags[1:], *parallel],
+        [
+            sys.executable,
+            "-m",
+            "recipes.expert_pet",
+            flags[0],
+            *WORLD,
+            *SCRATCH,
+            "--compare_with=[]",
+            *flags[1:],
+            *parallel,
+        ],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(Path(zoo.__file__).parents[1]), "COLUMNS": "200"},
         capture_output=True,

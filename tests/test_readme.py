@@ -29,7 +29,7 @@ def test_the_python_example_runs(capsys):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_is_understood(command, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.yaml").write_text("model:\n  size: 96\n")
+    (tmp_path / "mine.yaml").write_text("data:\n  workers: 1\n")
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     with pytest.raises(SystemExit) as end:
         main([*shlex.split(command)[3:], "--print_config"])

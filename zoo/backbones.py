@@ -55,6 +55,11 @@ class TimmEncoder(IdentityEncoder):
     def neck(self, features: Tensor) -> Tensor:
         return features if self.bnneck is None else self.bnneck(features)
 
+    def no_weight_decay(self) -> set[str]:
+        """What timm spares from decay in this trunk: position embeddings, class tokens."""
+        spared: Any = getattr(self.trunk, "no_weight_decay", set)
+        return {f"trunk.{name}" for name in spared()}
+
     def layer_rates(self, decay: float) -> dict[str, float]:
         """Name of each trunk parameter -> rate multiple, `decay` once for every layer further from the output."""
         from timm.models import group_parameters

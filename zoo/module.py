@@ -137,16 +137,20 @@ class ZooModule(LightningModule):
         """Parameter name or prefix -> multiple of the base rate; the longest prefix wins. Override in a root."""
         return {}
 
+    def no_weight_decay(self) -> set[str]:
+        """Names of matrices that are not decayed either, such as position embeddings. Override in a root or part."""
+        return set()
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         """One group for each (rate, decay) among the parameters that train, each with a readable `name`."""
-        multipliers = self.lr_multipliers()
+        multipliers, spared = self.lr_multipliers(), self.no_weight_decay()
         groups: dict[tuple[float, bool], dict[str, Any]] = {}
         for name, parameter in self.named_parameters():
             if not parameter.requires_grad:
                 continue
             prefix = max((p for p in multipliers if _matches(name, p)), key=len, default=None)
             multiplier = multipliers[prefix] if prefix is not None else 1.0
-            decays = parameter.ndim > 1
+            decays = parameter.ndim > 1 and name not in spared
             label = f"x{multiplier:g}, {'decay' if decays else 'no decay'}"
             group = groups.setdefault(
                 (multiplier, decays),

@@ -22,10 +22,11 @@ from zoo.embeddings import read_embeddings
 
 WORLD = [
     "--data.world.families=10", "--data.world.members=3", "--data.world.views=4", "--data.world.size=48",
-    "--model.size=48", "--model.init_from=null", "--data.identities_per_batch=8", "--data.steps_per_epoch=3",
+    "--data.identities_per_batch=8", "--data.steps_per_epoch=3",
     "--data.workers=0",
 ]  # fmt: skip
-TINY = [*WORLD, "--trainer.max_epochs=3", "--trainer.log_every_n_steps=1", "--compare_with=[]"]
+SCRATCH = ["--model.size=48", "--model.init_from=null"]
+TINY = [*WORLD, *SCRATCH, "--trainer.max_epochs=3", "--trainer.log_every_n_steps=1", "--compare_with=[]"]
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +161,9 @@ REFUSED = {
     "unknown reader": (["--data.reader=foldr"], 1, "Did you mean 'folder'"),
     "unknown card": (["--model.init_from=pet_mobilenet"], 1, "pet_mobilenet"),
     "no such checkpoint": (["--ckpt_path=gone.ckpt"], 1, "No checkpoint gone.ckpt"),
-    "batch of too many": (["--data.identities_per_batch=500"], 1, "at most"),
+    "card to compare with": (["--compare_with=[general_mobilnet]"], 1, "general_mobilenetv3s050.world"),
+    "two starts": (["--model.init_from=general_mobilenetv3s050.world"], 1, "size 48 would be ignored"),
+    "not a checkpoint": (["--ckpt_path=pyproject.toml"], 1, "cannot be read"),
     "frozen nothing": (["--model.freeze=[encoder.trnk]"], 1, "names no parameter"),
     "all frozen": (["--model.freeze=['*']"], 1, "nothing is left to train"),
 }
@@ -169,6 +172,7 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_cannot_run_ends_with_one_readable_message(case, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    Path("pyproject.toml").write_text("no checkpoint")
     flags, status, message = REFUSED[case]
     with pytest.raises(SystemExit) as end:
         main(["fit", *TINY, *flags])
@@ -179,7 +183,7 @@ def test_what_cannot_run_ends_with_one_readable_message(case, tmp_path, monkeypa
 def test_another_architectures_checkpoint_is_refused(run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit):
-        main(["test", *WORLD, f"--ckpt_path={run[0]}/checkpoints/best.ckpt", "--model.backbone=test_resnet"])
+        main(["test", *WORLD, *SCRATCH, f"--ckpt_path={run[0]}/checkpoints/best.ckpt", "--model.backbone=test_resnet"])
     assert "The checkpoint is not of this PetExpert" in capsys.readouterr().err
 
 
@@ -193,9 +197,9 @@ def test_a_misspelt_key_in_a_file_is_refused(tmp_path, monkeypatch, capsys):
 
 def test_flags_reach_interpolated_values_and_files_stack(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    Path("a.yaml").write_text("name: from_a\nmodel:\n  size: 64\n  optim:\n    lr: 0.5\n")
+    Path("a.yaml").write_text("name: from_a\ndata:\n  workers: 7\n  seed: 1\nmodel:\n  optim:\n    lr: 0.5\n")
     Path("b.yaml").write_text("model:\n  optim:\n    lr: 0.25\n")
     with pytest.raises(SystemExit):
         main(["fit", "-c", "a.yaml", "-c", "b.yaml", "--name=dog", "--print_config"])
     printed = capsys.readouterr().out
-    assert "default_root_dir: runs/dog" in printed and "lr: 0.25" in printed and "size: 64" in printed
+    assert "default_root_dir: runs/dog" in printed and "lr: 0.25" in printed and "workers: 7" in printed

@@ -196,7 +196,8 @@ def split_identities(names: Sequence[str], val_share: float, test_share: float, 
         ValueError: shares that leave no identity to train on, or too few to hold any out.
     """
     unique = sorted(set(names))
-    held_val, held_test = round(val_share * len(unique)), round(test_share * len(unique))
+    # Few identities: rather one than none, where any are asked for.
+    held_val, held_test = (max(round(share * len(unique)), share > 0) for share in (val_share, test_share))
     if min(val_share, test_share) < 0 or val_share + test_share >= 1 or held_val + held_test >= len(unique):
         raise ValueError(
             f"val_share {val_share} and test_share {test_share} leave no identity to train on, of {len(unique)}. "

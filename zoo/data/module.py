@@ -130,7 +130,7 @@ class InstanceData(LightningDataModule):
         sampler = PKSampler(
             self.index.identities,
             self.index.rows("train"),
-            self.p,
+            self._possible_p(),
             self.k,
             self.seed,
             rank(),
@@ -140,12 +140,21 @@ class InstanceData(LightningDataModule):
         sampler.resume(self._next["epoch"], self._next["step"])
         return DataLoader(
             IdentityDataset(self.index, self._transform.compose(self.augment), self.seed),
-            batch_size=self.p * self.k // world_size(),
+            batch_size=sampler.p * sampler.k // world_size(),
             sampler=sampler,
             collate_fn=Collate(self.index, self._transform.size),
             persistent_workers=self.workers > 0,
             **self._loading,
         )
+
+    def _possible_p(self) -> int:
+        """The identities of a batch, fewer than asked for where there are not enough."""
+        possible = self.num_identities // world_size() * world_size()
+        if self.p <= possible or possible == 0:
+            return self.p
+        if rank() == 0:
+            log.warning("identities_per_batch is %d instead of %d: there are no more to train on", possible, self.p)
+        return possible
 
     def val_dataloader(self) -> DataLoader:
         return self._eval_loader("val")
@@ -215,7 +224,8 @@ class InstanceData(LightningDataModule):
 
     def on_after_batch_transfer(self, batch: IdentityBatch, dataloader_idx: int) -> IdentityBatch:
         """Normalise on the device."""
-        return batch._replace(images=self._transform.normalise(batch.images))
+        images = self._transform.normalise(batch.images)
+        return batch._replace(images=self.trainer.precision_plugin.convert_input(images) if self.trainer else images)
 
     def teardown(self, stage: str) -> None:
         """Name what was skipped."""

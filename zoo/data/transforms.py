@@ -47,7 +47,7 @@ class Transform:
     def normalise(self, images: Tensor) -> Tensor:
         """(..., 3, H, W) uint8 -> the same shape in float32, an encoder's input."""
         mean, std = (images.new_tensor(v, dtype=torch.float32)[:, None, None] * 255 for v in (self.mean, self.std))
-        return images.float().sub_(mean).div_(std)
+        return images.to(torch.float32, copy=True).sub_(mean).div_(std)
 
     def denormalise(self, images: Tensor) -> Tensor:
         """(..., 3, H, W) encoder input -> the same shape with RGB in [0, 1], to look at."""

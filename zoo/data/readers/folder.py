@@ -40,6 +40,12 @@ def read(root: Path, val_share: float = 0.1, test_share: float = 0.3, seed: int 
         )
     if set(children) <= _GIVEN_SPLITS:
         found = [(path, name, split) for split in children for path, name in _identity_images(root, root / split)]
+    elif "train" in children and _GIVEN_SPLITS & set(children) != {"train"}:
+        strays = sorted(set(children) - _GIVEN_SPLITS)
+        raise ValueError(
+            f"{root} holds splits ({', '.join(sorted(_GIVEN_SPLITS & set(children)))}) and also {', '.join(strays[:3])}. "
+            "Keep either splits or identities at the top."
+        )
     else:
         images = _identity_images(root, root)
         kinds = split_identities([name for _, name in images], val_share, test_share, seed) if images else {}
@@ -73,8 +79,13 @@ def _identity_images(root: Path, folder: Path) -> list[tuple[str, str]]:
 def _read_attributes(table: Path, paths: list[str]) -> dict[str, np.ndarray]:
     if not table.is_file():
         return {}
-    with open(table, newline="") as file:
-        rows = {row.pop("path"): row for row in csv.DictReader(file)}
+    with open(table, newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        if "path" not in (reader.fieldnames or ()):
+            raise ValueError(
+                f"{table} has no column path, only {reader.fieldnames}. Name the images in it, or remove it."
+            )
+        rows = {row.pop("path"): row for row in reader}
     missing = [path for path in paths if path not in rows]
     if missing:
         raise ValueError(
