@@ -55,7 +55,9 @@ class Expert(Evaluation):
     ) -> None:
         super().__init__(starting_encoder(init_from, backbone, pretrained, size, pool, neck), optim, freeze)
         self.save_plain_hyperparameters()
-        self.make_head = head
+        # A plain function: copies of the module, as weight averaging makes them, share it; the command line's own
+        # factories cannot be copied.
+        self.make_head = lambda identities, width: head(identities, width)
         self.head: IdentityHead | None = None
         self.metric_loss = metric_loss() if metric_loss else None
         self.head_weight, self.metric_weight = head_weight, metric_weight

@@ -78,6 +78,14 @@ def test_test_reproduces_the_card(run, tmp_path, monkeypatch, capsys):
     assert f"{100 * score:.1f}" in capsys.readouterr().out
 
 
+def test_weights_can_be_averaged(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    main(["fit", *TINY, "--pictures.every_n_epochs=0", "--trainer.callbacks+=EMAWeightAveraging"])
+    state = torch.load("runs/pet/version_0/checkpoints/last.ckpt", weights_only=True)
+    name = "encoder.trunk.conv_stem.weight"
+    assert not torch.equal(state["state_dict"][name], state["current_model_state"][f"module.{name}"])
+
+
 @pytest.mark.parametrize("kind", ["parquet", "npz"])
 def test_predict_writes_each_image_once_with_its_embedding(run, photos, tmp_path, monkeypatch, kind):
     monkeypatch.chdir(tmp_path)

@@ -43,7 +43,7 @@ def read(root: Path, val_share: float = 0.1, test_share: float = 0.3, seed: int 
     elif "train" in children and _GIVEN_SPLITS & set(children) != {"train"}:
         strays = sorted(set(children) - _GIVEN_SPLITS)
         raise ValueError(
-            f"{root} holds splits ({', '.join(sorted(_GIVEN_SPLITS & set(children)))}) and also {', '.join(strays[:3])}. "
+            f"{root} holds {', '.join(sorted(_GIVEN_SPLITS & set(children)))}, and also {', '.join(strays[:3])}. "
             "Keep either splits or identities at the top."
         )
     else:
