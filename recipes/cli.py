@@ -52,6 +52,7 @@ def run(model: type[Evaluation], data: type[InstanceData], recipe: str, args: li
     # Without the second setting, flags do not reach the values that are interpolated from them.
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True, subclasses_enabled=[World])
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's, about torch
+    warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # scores are already of all ranks
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
     logging.getLogger("zoo").setLevel(logging.INFO)
     args = sys.argv[1:] if args is None else list(args)
