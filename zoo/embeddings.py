@@ -34,42 +34,39 @@ class EmbeddingWriter(Callback):
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / f"embeddings-{trainer.global_rank:05d}-of-{trainer.world_size:05d}.{self.format}"
         self._partial = self.path.with_suffix(".partial")
+        root: Any = pl_module
+        self._schema = _schema(root.encoder.embed_dim)
+        self._batches = []
+        if self.format == "parquet":  # a rank without images leaves a file without rows
+            self._writer = pq.ParquetWriter(self._partial, self._schema)
 
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
     ) -> None:
         index: IdentityIndex = trainer.datamodule.index  # type: ignore[attr-defined]
         rows, embeddings = outputs["indices"].cpu().numpy(), outputs["embeddings"].float().cpu().numpy()
-        if self._writer is None and not self._batches:
-            self._schema = _schema(embeddings.shape[1])
-        self._add(_record(index, rows, embeddings, self._schema))
+        record = _record(index, rows, embeddings, self._schema)
+        if self._writer is not None:
+            self._writer.write_batch(record)
+        else:
+            self._batches.append(record)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._writer is not None:
             self._writer.close()
-        elif self._batches:
-            table = pa.Table.from_batches(self._batches)
+        else:
+            table = pa.Table.from_batches(self._batches, self._schema)
             columns = {name: table[name].to_numpy(zero_copy_only=False) for name in ("path", "identity", "split")}
             flat = table["embedding"].combine_chunks().flatten().to_numpy()
             with open(self._partial, "wb") as file:
                 np.savez(
                     file,
-                    embedding=flat.reshape(len(table), -1),
+                    embedding=flat.reshape(-1, self._schema.field("embedding").type.list_size),
                     **{name: column.astype(str) for name, column in columns.items()},
                 )
-        else:
-            return  # a rank without images
         self._partial.replace(self.path)
         self._writer, self._batches = None, []
         trainer.print(f"Embeddings: {self.path.parent}")
-
-    def _add(self, record: pa.RecordBatch) -> None:
-        if self.format == "npz":
-            self._batches.append(record)
-            return
-        if self._writer is None:
-            self._writer = pq.ParquetWriter(self._partial, self._schema)
-        self._writer.write_batch(record)
 
 
 def read_embeddings(folder: Path | str) -> pa.Table:

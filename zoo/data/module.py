@@ -211,7 +211,7 @@ class InstanceData(LightningDataModule):
             RuntimeError: more of them than `max_unreadable`, or a batch of nothing else.
         """
         self.unreadable.update(dict.fromkeys(batch.skipped))
-        share = len(self.unreadable) / len(self.index)
+        share = len(self.unreadable) / (len(self.index) / world_size())  # of this rank's part
         if share > self.max_unreadable or (
             self.trainer is not None and self.trainer.training and not len(batch.images)
         ):
