@@ -24,7 +24,6 @@ class Evaluation(ZooModule):
         super().__init__(optim, freeze)
         self.encoder = encoder
         self.retrieval = RetrievalMetrics()
-        self.scores: dict[str, float] = {}
 
     @property
     def transform(self) -> Transform:
@@ -78,7 +77,6 @@ class Evaluation(ZooModule):
         """Log the scores; those before training, too, which Lightning's sanity check would keep to itself."""
         scores = self.retrieval.compute()
         self.retrieval.reset()
-        self.scores = {name: float(value) for name, value in scores.items()}
         named = {f"{split}/{name}": value for name, value in scores.items()}
         if self.trainer.sanity_checking:
             if self.logger is not None:
