@@ -94,6 +94,27 @@ def test_splits_have_their_share_of_every_species() -> None:
     assert len(set(tested)) == 5
 
 
+def test_the_lists_of_petface_agree_with_the_splits(root: Path) -> None:
+    split = {f"{SMALL.path_of(k, v)}": SMALL.split_of(k) for k in range(10) for v in range(SMALL.views_of(k))}
+    identity = {row["path"]: row["identity"] for row in rows_of(root)}
+    listed: dict[str, list[str]] = {"train": [], "val": [], "test": []}
+    for folder in (root / "split").iterdir():
+        tables = {p.stem: [r for r in csv.reader(p.open())][p.suffix == ".csv" :] for p in folder.iterdir()}
+        for name in ("train", "val", "test"):
+            listed[name] += [f"images/{row[0]}" for row in tables[name]]
+        labels = {identity[f"images/{path}"]: label for path, label in tables["train"]}
+        assert sorted(labels.values()) == [str(n) for n in range(len(labels))]
+        for path, label in tables["reidentification"]:
+            assert labels[identity[f"images/{path}"]] == label and f"images/{path}" not in listed["train"]
+        assert len(tables["reidentification"]) == 2 * len(labels)
+        for first, second, same in tables["verification"]:
+            one, other = identity[f"images/{first}"], identity[f"images/{second}"]
+            assert first != second and (one == other) == (same == "1")
+            assert split[f"images/{first}"] == split[f"images/{second}"] == "test"
+    assert sorted(sum(listed.values(), [])) == sorted(p for p in split if split[p] != "train" or int(p[-6:-4]) < 2)
+    assert all(split[path] == name for name in listed for path in listed[name])
+
+
 def test_attributes_cover_every_image_and_boxes_fit(root: Path) -> None:
     rows = rows_of(root)
     assert {row["path"] for row in rows} == {name for name in files_of(root) if name.endswith(".png")}
@@ -204,8 +225,8 @@ def test_bad_arguments_are_refused(tmp_path: Path) -> None:
         SMALL.prepare(tmp_path, workers=0)
     with pytest.raises(IndexError, match="identity must be from 0 to 9, got 10"):
         SMALL.render(10, 0)
-    with pytest.raises(IndexError, match="view must be from 0 to 1, got -1"):
-        SMALL.render(0, -1)
+    with pytest.raises(IndexError, match="view must be from 0 to 1, got 2"):
+        SMALL.render(4, 2)  # a test cat; training pets have more
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="cannot be written to .*INSTANCE_ZOO_HOME"):
         SMALL.prepare(tmp_path / "file", workers=1)
@@ -220,12 +241,15 @@ def test_a_killed_render_goes_on_where_it_was(root: Path, tmp_path: Path, capfd:
     )
     with subprocess.Popen([sys.executable, "-c", code], env=SEARCH) as process:
         deadline = time.monotonic() + 60
-        while len(list(tmp_path.glob("*/*/*/*.png"))) < 4 and time.monotonic() < deadline:
+        while len(list(tmp_path.glob("*/.partial/*.json"))) < 2 and time.monotonic() < deadline:
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
     partial = tmp_path / SMALL.folder
-    kept = {path: path.stat().st_mtime_ns for path in partial.glob("[!.]*/*/*.png")}
-    assert len(kept) >= 2 and not (partial / "world.json").exists()
+    complete = {json.loads(record.read_text())[0]["identity"] for record in partial.glob(".partial/*.json")}
+    names = {SMALL.name_of(k): k for k in range(SMALL.identities)}
+    paths = [partial / SMALL.path_of(names[n], v) for n in complete for v in range(SMALL.views_of(names[n]))]
+    kept = {path: path.stat().st_mtime_ns for path in paths}
+    assert 2 <= len(complete) < SMALL.identities and not (partial / "world.json").exists()
     assert SMALL.prepare(tmp_path, workers=2) == partial
     assert "Going on with" in capfd.readouterr().err
     assert files_of(partial) == files_of(root)
@@ -252,7 +276,7 @@ def test_a_world_of_a_script_is_drawn_in_its_own_process(tmp_path: Path) -> None
     )
     done = subprocess.run([sys.executable, script], env=SEARCH, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["runs"]
-    assert len(list(tmp_path.glob("cache_*/*/*/*/*.png"))) == 12
+    assert len(list(tmp_path.glob("cache_*/*/images/*/*/*.png"))) == 2 * (3 * 2 + 2)
 
 
 def test_importing_the_world_is_cheap() -> None:

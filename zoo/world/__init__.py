@@ -5,11 +5,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from zoo.world.base import Sample, World
+    from zoo.world.faces import Faces
+    from zoo.world.objects import Objects
+    from zoo.world.persons import Persons
     from zoo.world.pets import Pets
 
-_HOMES = {"Pets": "zoo.world.pets", "Sample": "zoo.world.base", "World": "zoo.world.base"}
+_HOMES = {
+    "Faces": "zoo.world.faces",
+    "Objects": "zoo.world.objects",
+    "Persons": "zoo.world.persons",
+    "Pets": "zoo.world.pets",
+    "Sample": "zoo.world.base",
+    "World": "zoo.world.base",
+}
 
-__all__ = ["Pets", "Sample", "World"]
+__all__ = ["Faces", "Objects", "Persons", "Pets", "Sample", "World"]
 
 
 def __getattr__(name: str) -> Any:

@@ -60,6 +60,7 @@ class World:
 
     NAME: ClassVar[str] = "world"
     VERSION: ClassVar[int] = 1
+    READER: ClassVar[str] = "folder"
 
     def __post_init__(self) -> None:
         for name, least in (("families", 3), ("members", 1), ("views", 2), ("size", 32), ("seed", 0)):
@@ -91,6 +92,22 @@ class World:
         """Draws one view of one identity; depends on nothing but the fields and the two numbers."""
         raise NotImplementedError
 
+    def path_of(self, identity: int, view: int) -> str:
+        """Path of an image under the world's folder, with forward slashes, in the layout that `READER` reads."""
+        raise NotImplementedError
+
+    def views_of(self, identity: int) -> int:
+        """Number of images of an identity."""
+        return self.views
+
+    def finish(self, root: Path, rows: list[dict[str, str]]) -> None:
+        """Writes what the layout has beside the images, such as lists of them.
+
+        Args:
+            root: the world's folder.
+            rows: path, identity, family, split, attributes and box of every image, sorted by path.
+        """
+
     # What follows from it.
 
     @property
@@ -101,7 +118,7 @@ class World:
     @property
     def images(self) -> int:
         """Number of images in all splits."""
-        return self.identities * self.views
+        return sum(self.views_of(identity) for identity in range(self.identities))
 
     def name_of(self, identity: int) -> str:
         """Name of an identity, e.g. ``cat_012_3``: kind, family, member."""
@@ -124,9 +141,15 @@ class World:
         """``train``, ``val`` or ``test``."""
         return self._split_of_family[identity // self.members]
 
-    def path_of(self, identity: int, view: int) -> str:
-        """Path of an image under the world's folder, with forward slashes."""
-        return f"{self.split_of(identity)}/{self.name_of(identity)}/{view:02d}.png"
+    def check(self, identity: int, view: int) -> None:
+        """
+        Raises:
+            IndexError: there is no such identity or view.
+        """
+        if not 0 <= identity < self.identities:
+            raise IndexError(f"identity must be from 0 to {self.identities - 1}, got {identity}. Make more families.")
+        if not 0 <= view < self.views_of(identity):
+            raise IndexError(f"view must be from 0 to {self.views_of(identity) - 1}, got {view}. Make more views.")
 
     @property
     def folder(self) -> str:

@@ -1,7 +1,9 @@
 """The wing of the pets: cats, dogs, foxes, rabbits and hamsters, each with a coat of its own."""
 
+import csv
 from dataclasses import dataclass, fields
 from functools import lru_cache
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -57,6 +59,7 @@ SPECIES: dict[str, Species] = {
 }  # fmt: skip
 _COLLARS = {"red": (190, 40, 40), "blue": (50, 80, 180), "green": (40, 130, 70), "yellow": (220, 180, 50)}
 _POSES = ("standing", "walking", "sitting", "lying")
+_REIDENTIFIED = 2  # further images of each training identity, to be identified among the training identities
 
 
 @dataclass(frozen=True)
@@ -74,12 +77,12 @@ class Pets(World):
     """Pets in look-alike families: members share species, build, colours and kind of pattern.
 
     They differ in where patches, stripes, spots, socks, blaze and tail tip lie, and a little in shade and
-    build.
+    build. Written in the layout of PetFace, with its pairs to verify and its images to re-identify.
 
     Args:
         families: number of look-alike families.
         members: identities in each family.
-        views: images of each identity.
+        views: images of each identity; those of training have two more, to be re-identified.
         size: height and width of an image in pixels.
         difficulty: how alike the members of a family are, from 0 (as different as strangers of the same breed
             and pattern) to 1 (almost twins).
@@ -89,11 +92,44 @@ class Pets(World):
     """
 
     NAME: ClassVar[str] = "pets"
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
+    READER: ClassVar[str] = "petface"
 
     def kind(self, family: int) -> str:
         """The species of a family; they take turns, so every world has about as many of each."""
         return list(SPECIES)[(family + self.seed) % len(SPECIES)]
+
+    def views_of(self, identity: int) -> int:
+        return self.views + _REIDENTIFIED * (self.split_of(identity) == "train")
+
+    def path_of(self, identity: int, view: int) -> str:
+        """``images/<species>/<number>/<view>.png``; the number counts from 0 within the world, not the species."""
+        return f"images/{self.kind(identity // self.members)}/{identity:06d}/{view:02d}.png"
+
+    def finish(self, root: Path, rows: list[dict[str, str]]) -> None:
+        """Writes the lists of PetFace for each species."""
+        for species in sorted({row["species"] for row in rows}):
+            own = [row for row in rows if row["species"] == species]
+            of = {split: [row for row in own if row["split"] == split] for split in ("train", "val", "test")}
+            known = {row["path"] for row in of["train"] if int(Path(row["path"]).stem) < self.views}
+            labels = {name: n for n, name in enumerate(sorted({row["identity"] for row in of["train"]}))}
+            lists = {
+                "train.csv": [[*_file(row), labels[row["identity"]]] for row in of["train"] if row["path"] in known],
+                "reidentification.csv": [
+                    [*_file(row), labels[row["identity"]]] for row in of["train"] if row["path"] not in known
+                ],
+                "val.txt": [_file(row) for row in of["val"]],
+                "test.txt": [_file(row) for row in of["test"]],
+                "verification.csv": _pairs(of["test"], stream(self.seed, 4)),
+            }
+            heads = {"verification.csv": ["filename1", "filename2", "label"]}
+            (root / "split" / species).mkdir(parents=True, exist_ok=True)
+            for name, lines in lists.items():
+                with (root / "split" / species / name).open("w", newline="") as file:
+                    table = csv.writer(file, lineterminator="\n")
+                    if name.endswith(".csv"):
+                        table.writerow(heads.get(name, ["filename", "label"]))
+                    table.writerows(lines)
 
     @property
     def own_share(self) -> float:
@@ -110,10 +146,26 @@ class Pets(World):
         Raises:
             IndexError: there is no such identity or view.
         """
-        for name, value, count in (("identity", identity, self.identities), ("view", view, self.views)):
-            if not 0 <= value < count:
-                raise IndexError(f"{name} must be from 0 to {count - 1}, got {value}. Make a world with more.")
+        self.check(identity, view)
         return _draw(self.pet(identity), stream(self.seed, 3, *divmod(identity, self.members), view), self.size)
+
+
+def _file(row: dict[str, str]) -> list[str]:
+    """An image's name as PetFace's lists give it, relative to ``images``."""
+    return [row["path"].removeprefix("images/")]
+
+
+def _pairs(rows: list[dict[str, str]], rng: np.random.Generator) -> list[list[str]]:
+    """As many pairs of one pet as of two, half of these from one family: file, file, 1 or 0."""
+    pairs = []
+    for row in rows:
+        same = [other for other in rows if other["identity"] == row["identity"] and other is not row]
+        kin = [r for r in rows if r["family"] == row["family"] and r["identity"] != row["identity"]]
+        strangers = [other for other in rows if other["identity"] != row["identity"]]
+        for label, others in (("1", same), ("0", kin if kin and len(pairs) % 4 < 2 else strangers)):
+            if others:
+                pairs.append([*_file(row), *_file(others[rng.integers(len(others))]), label])
+    return pairs
 
 
 @lru_cache(maxsize=8)

@@ -1,7 +1,7 @@
 """Writes a world to disk: several processes, a progress bar, and no harm from being interrupted.
 
-An identity is rendered into a hidden folder that is renamed when it is complete. The file ``world.json`` is
-written last: where it is, the world is complete. One process at a time writes a world; others wait for it.
+An image is drawn in a hidden folder and moved into place; an identity's record follows when all of its images are
+there. The file ``world.json`` is written last: where it is, the world is complete. One process at a time writes a world; others wait for it.
 """
 
 import csv
@@ -64,47 +64,49 @@ def write(world: World, root: Path, workers: int | None) -> Path:
 
 def is_complete(world: World, root: Path, identity: int) -> bool:
     """Whether an identity's images and attributes are on disk."""
-    name = world.name_of(identity)
-    return (root / world.split_of(identity) / name).is_dir() and (root / _PARTIAL / f"{name}.json").is_file()
+    return (root / _PARTIAL / f"{world.name_of(identity)}.json").is_file()
 
 
 def write_identity(world: World, root: Path, identity: int, after_image: Callable[[], None] = lambda: None) -> None:
-    """Renders all views of one identity; the folder appears only when every view is in it."""
-    name, split = world.name_of(identity), world.split_of(identity)
-    draft, final = root / _PARTIAL / name, root / split / name
-    for old in (draft, final):
-        shutil.rmtree(old, ignore_errors=True)
+    """Renders all views of one identity; its record, written last, says that all of them are in place."""
+    name = world.name_of(identity)
+    draft = root / _PARTIAL / name
+    shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     rows = []
-    for view in range(world.views):
+    for view in range(world.views_of(identity)):
         sample = world.render(identity, view)
         path = world.path_of(identity, view)
-        Image.fromarray(sample.image).save(draft / Path(path).name, compress_level=1)
-        row = {
-            "path": path,
-            "identity": name,
-            "family": f"{identity // world.members:03d}",
-        } | sample.attributes
-        rows.append(row | dict(zip(_BOX, sample.box, strict=True)))
+        drawn = draft / Path(path).name
+        how = {"compress_level": 1} if drawn.suffix.lower() == ".png" else {"quality": 95, "subsampling": 0}
+        Image.fromarray(sample.image).save(drawn, **how)
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        drawn.replace(root / path)
+        row = {"path": path, "identity": name, "family": f"{identity // world.members:03d}"} | sample.attributes
+        rows.append(row | {side: str(length) for side, length in zip(_BOX, sample.box, strict=True)})
         after_image()
-    (root / _PARTIAL / f"{name}.json").write_text(json.dumps(rows))
-    final.parent.mkdir(exist_ok=True)
-    draft.rename(final)
+    record = draft / "record.json"
+    record.write_text(json.dumps(rows))
+    record.replace(root / _PARTIAL / f"{name}.json")
+    draft.rmdir()
 
 
 def _finish(world: World, root: Path) -> None:
-    """Gathers the attributes, tidies up, and marks the world as complete."""
-    rows = []
+    """Gathers the attributes, has the wing write its lists, tidies up, and marks the world as complete."""
+    rows: list[dict[str, str]] = []
+    count = {split: 0 for split in SPLITS}
+    splits: dict[str, str] = {}
     for identity in range(world.identities):
         rows += json.loads((root / _PARTIAL / f"{world.name_of(identity)}.json").read_text())
+        splits[world.name_of(identity)] = world.split_of(identity)
+        count[world.split_of(identity)] += world.views_of(identity)
+    rows.sort(key=lambda row: row["path"])
     names = [*_COLUMNS, *(name for name in rows[0] if name not in (*_COLUMNS, *_BOX)), *_BOX]
     with (root / "attributes.csv").open("w", newline="") as file:
         table = csv.DictWriter(file, names, lineterminator="\n")
         table.writeheader()
-        table.writerows(sorted(rows, key=lambda row: row["path"]))
-    count = {split: 0 for split in SPLITS}
-    for identity in range(world.identities):
-        count[world.split_of(identity)] += world.views
+        table.writerows(rows)
+    world.finish(root, [row | {"split": splits[row["identity"]]} for row in rows])
     about = {"world": world.NAME, "version": world.VERSION, "fields": asdict(world), "images": count}
     draft = root / f"{DONE}.draft"
     draft.write_text(json.dumps(about, indent=2) + "\n")
@@ -145,7 +147,7 @@ def _render_all(
         TextColumn("{task.fields[rate]}"), TaskProgressColumn(), TimeRemainingColumn(),
     )  # fmt: skip
     with Progress(*columns, console=console) as progress:
-        done = (world.identities - len(todo)) * world.views
+        done = world.images - sum(world.views_of(identity) for identity in todo)
         task = progress.add_task(f"Rendering {world.NAME}", total=world.images, completed=done, rate="")
 
         def advance() -> None:
@@ -181,7 +183,8 @@ def _share_out(
         try:
             with _worker(world, root, lock) as worker:
                 while not failures:
-                    _order(worker, pending.get_nowait(), world.views, advance)
+                    identity = pending.get_nowait()
+                    _order(worker, identity, world.views_of(identity), advance)
         except queue.Empty:
             pass
         except Exception as error:
