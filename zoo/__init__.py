@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from zoo.cards import Card, CardError, Score, card, list_models, load, push, register, save
+    from zoo.cards import Card, CardError, Score, Threshold, card, list_models, load, push, register, save
     from zoo.contracts import FusionAdapter, IdentityBatch, IdentityEncoder
     from zoo.module import Optim, ZooModule
 
@@ -21,6 +21,7 @@ _HOME = {
     "Card": "zoo.cards",
     "CardError": "zoo.cards",
     "Score": "zoo.cards",
+    "Threshold": "zoo.cards",
     "card": "zoo.cards",
     "list_models": "zoo.cards",
     "load": "zoo.cards",
@@ -42,6 +43,7 @@ __all__ = [
     "IdentityEncoder",
     "Optim",
     "Score",
+    "Threshold",
     "ZooModule",
     "card",
     "list_models",

@@ -11,22 +11,9 @@ from platform import python_version
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from zoo.cardfile import CARD, Card, CardError, Score, Threshold, WeightFile, plain
 from zoo.registry import check_rooms, class_path_of, register, resolve
-from zoo.shelf import (
-    CARD,
-    HEAD,
-    WEIGHTS,
-    Card,
-    CardError,
-    Score,
-    WeightFile,
-    card,
-    describe,
-    list_models,
-    locate,
-    plain,
-    verified_files,
-)
+from zoo.shelf import HEAD, WEIGHTS, card, describe, list_models, locate, verified_files
 
 if TYPE_CHECKING:  # reading a card must not cost the seconds that torch takes to import
     import torch
@@ -38,6 +25,7 @@ __all__ = [
     "Card",
     "CardError",
     "Score",
+    "Threshold",
     "WeightFile",
     "build",
     "card",
@@ -69,6 +57,8 @@ def load(where: str | Path, *, device: "str | torch.device" = "cpu") -> "ZooModu
     card, files = _open(where)
     module = build(card)
     fill(module, _read(files[card.weights.file]), card.name)
+    if card.threshold is not None:
+        module.threshold = card.threshold  # type: ignore[assignment]
     return module.eval().to(device)
 
 
@@ -202,6 +192,7 @@ def save(
     head: "Mapping[str, Tensor] | nn.Module | None" = None,
     overwrite: bool = False,
     description: str = "",
+    category: str = "",
     training_data: str = "",
     data_licence: str = "",
     licence: str = "",
@@ -221,6 +212,7 @@ def save(
         head: classification head to keep beside the weights.
         overwrite: replace an earlier component in that folder.
         description: what the component tells apart, and where it fails.
+        category: an entry of `zoo.categories`.
         training_data: what it was trained on.
         data_licence: licence of the training data.
         licence: licence of the weights.
@@ -236,13 +228,15 @@ def save(
     class_path = class_path_of(type(module))
     if resolve(class_path) is not type(module):
         raise CardError(f"{class_path!r} is another class than this module's by now. Register it again.")
-    transform = getattr(module, "transform", None)
+    transform, threshold = getattr(module, "transform", None), getattr(module, "threshold", None)
     entries = {
         "name": folder.name if name is None else name,
         "class": class_path,
         "init": plain(module.init_args(), f"{class_path}.init_args()"),
         "transform": None if transform is None else plain(asdict(transform), "transform"),
+        "threshold": None if threshold is None else asdict(threshold),
         "description": description,
+        "category": category,
         "training_data": training_data,
         "data_licence": data_licence,
         "licence": licence,

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from zoo.cardfile import Threshold
 from zoo.data.transforms import Transform
 from zoo.module import ZooModule
 
@@ -35,11 +36,13 @@ class IdentityEncoder(ZooModule):
     """An image goes in, a vector that tells identities apart comes out.
 
     Subclasses set `embed_dim`, `transform` (it travels with the weights) and implement `features` and `neck`.
-    A classification head is no part of an encoder.
+    A classification head is no part of an encoder. `threshold`, where one was calibrated, says from which cosine
+    similarity on two embeddings are called the same identity.
     """
 
     embed_dim: int
     transform: Transform
+    threshold: Threshold | None = None
 
     @abstractmethod
     def features(self, images: Tensor) -> Tensor:

@@ -190,7 +190,7 @@ def test_a_card_reads_what_people_write(tmp_path: Path) -> None:
     ("change", "said"),
     [
         ({"lisence": "MIT"}, "unknown key 'lisence'. Did you mean 'licence'"),
-        ({"zzz": 1}, "Known keys: name, description, class"),
+        ({"zzz": 1}, "Known keys: name, description, category, class"),
         ({"name": None}, "missing key 'name'"),
         ({"class": None}, "missing key 'class'"),
         ({"weights": None}, "missing key 'weights'"),
