@@ -104,7 +104,7 @@ def _cross(a: Floats, b: Floats) -> Floats:
     return np.array([a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]])
 
 
-class _Builder:
+class Builder:
     """Collects solids part by part."""
 
     def __init__(self) -> None:
@@ -133,7 +133,7 @@ class _Builder:
         return Solids(np.stack(centre), np.stack(axes), np.array(radii, np.float32), np.array(taper, np.float32))
 
 
-def _leg(build: _Builder, name: str, joint: Floats, paw: Floats, length: float, bone: float, knee: float) -> None:
+def _leg(build: Builder, name: str, joint: Floats, paw: Floats, length: float, bone: float, knee: float) -> None:
     """Two segments and a paw; the knee bends forward (``knee`` = 1) or backward (-1)."""
     reach = paw - joint
     distance = min(float(np.sqrt((reach * reach).sum())), length)
@@ -149,7 +149,7 @@ def _leg(build: _Builder, name: str, joint: Floats, paw: Floats, length: float, 
     build.ball(name, foot, np.eye(3), (bone * 1.55, bone * 1.15, bone * 0.8))
 
 
-def _legs(build: _Builder, body: Body, pose: Pose, hips: Floats, shoulders: Floats) -> None:
+def _legs(build: Builder, body: Body, pose: Pose, hips: Floats, shoulders: Floats) -> None:
     """Four legs down to the ground, and thighs."""
     seated = pose.kind in ("sitting", "lying")
     length = body.leg * 1.06
@@ -170,7 +170,7 @@ def _legs(build: _Builder, body: Body, pose: Pose, hips: Floats, shoulders: Floa
         build.ball("trunk", thigh, np.eye(3), (radius * 1.05, radius * 0.55, radius))
 
 
-def _ears(build: _Builder, body: Body, pose: Pose, centre: Floats, axes: Floats) -> None:
+def _ears(build: Builder, body: Body, pose: Pose, centre: Floats, axes: Floats) -> None:
     """Two ears of the body's kind on a skull."""
     r, long = body.head, body.ear * body.head
     root: Floats
@@ -200,7 +200,7 @@ def _ears(build: _Builder, body: Body, pose: Pose, centre: Floats, axes: Floats)
         build.ball(name, centre + axes @ where, axes @ lean, radii, taper)
 
 
-def _head(build: _Builder, body: Body, pose: Pose, shoulders: Floats) -> tuple[Floats, Floats]:
+def _head(build: Builder, body: Body, pose: Pose, shoulders: Floats) -> tuple[Floats, Floats]:
     """Neck, skull, muzzle, cheeks, ears; returns the head's centre and axes."""
     up = {"sitting": 1.25, "lying": 0.95}.get(pose.kind, 0.95)
     lean = np.array([np.cos(up), 0, np.sin(up)]) * body.neck
@@ -219,7 +219,7 @@ def _head(build: _Builder, body: Body, pose: Pose, shoulders: Floats) -> tuple[F
     return centre.astype(np.float32), axes
 
 
-def _tail(build: _Builder, body: Body, pose: Pose, root: Floats) -> None:
+def _tail(build: Builder, body: Body, pose: Pose, root: Floats) -> None:
     """A chain of four links, straight back at rest."""
     at = np.asarray(root, np.float64)
     for k in range(4):
@@ -236,7 +236,7 @@ def _tail(build: _Builder, body: Body, pose: Pose, root: Floats) -> None:
 def pose_body(body: Body, pose: Pose | None = None) -> Figure:
     """Builds the solids of ``body`` in ``pose`` (default: at rest)."""
     pose = pose or Pose()
-    build = _Builder()
+    build = Builder()
     pitch = {"sitting": 0.85}.get(pose.kind, 0.0)
     height = body.leg + body.girth * 0.25
     if pose.kind in ("sitting", "lying"):

@@ -231,26 +231,36 @@ class Prop:
         return mix(np.repeat(self.first[:, None], points.shape[1], 1), self.second, step(-0.1, 0.1, band))
 
 
-def develop(light: Floats, size: int, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Exposes linear light (3, S, S) on a sensor of ``size`` pixels a side: (size, size, 3) uint8.
+def develop(light: Floats, shape: tuple[int, int], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Exposes linear light (3, R, C) on a sensor of ``shape`` (height, width) pixels: (height, width, 3) uint8.
 
-    Exposure, white balance, a soft shoulder, lens blur or shake, vignetting and noise are the sensor's own.
+    Exposure, white balance, lens blur or shake, vignetting and noise are the sensor's own.
     """
     exposure = np.float32(np.exp(rng.normal(0.14, 0.22)))
     balance = np.exp(rng.normal(0, 0.05, 3)).astype(np.float32)
-    side = np.linspace(-1, 1, light.shape[1], dtype=np.float32)
-    vignette = 1 - np.float32(rng.uniform(0, 0.22)) * (side[:, None] ** 2 + side[None, :] ** 2) * 0.5
-    exposed = light * (balance * exposure)[:, None, None] * vignette
+    picture = expose(light, shape, balance * exposure, float(rng.uniform(0, 0.22)))
+    blur = rng.uniform(0, 1)
+    if blur > 0.7:
+        picture = picture.filter(ImageFilter.GaussianBlur(float((blur - 0.7) * 3.0)))
+    noise = rng.standard_normal((*shape, 3), np.float32) * np.float32(rng.uniform(0.5, 6.0))
+    return (np.asarray(picture, np.float32) + noise + 0.5).clip(0, 255).astype(np.uint8)
+
+
+def expose(light: Floats, shape: tuple[int, int], gain: Floats, vignette: float) -> Image.Image:
+    """A picture of ``shape`` (height, width) pixels from linear light (3, R, C), with a soft shoulder.
+
+    Args:
+        gain: factor of each colour, (3,).
+        vignette: share of the light that is missing in the corners.
+    """
+    down, across = (np.linspace(-1, 1, count, dtype=np.float32) for count in light.shape[1:])
+    falloff = 1 - np.float32(vignette) * (down[:, None] ** 2 + across[None, :] ** 2) * 0.5
+    exposed = light * gain[:, None, None] * falloff
     exposed = exposed * (1 + exposed * 0.12) / (1 + exposed * 0.45)
     root = np.sqrt(np.clip(exposed, 0, 1))
     shown = root * 0.78 + np.sqrt(root) * 0.22  # near the usual gamma of 1 / 2.2, and quicker
     picture = Image.fromarray((shown.transpose(1, 2, 0) * 255 + 0.5).clip(0, 255).astype(np.uint8))
-    picture = picture.resize((size, size), Image.Resampling.HAMMING)
-    blur = rng.uniform(0, 1)
-    if blur > 0.7:
-        picture = picture.filter(ImageFilter.GaussianBlur(float((blur - 0.7) * 3.0)))
-    noise = rng.standard_normal((size, size, 3), np.float32) * np.float32(rng.uniform(0.5, 6.0))
-    return (np.asarray(picture, np.float32) + noise + 0.5).clip(0, 255).astype(np.uint8)
+    return picture.resize((shape[1], shape[0]), Image.Resampling.HAMMING)
 
 
 def frame(figure: Solids, azimuth: float, elevation: float, roll: float, fill: float) -> Camera:

@@ -10,6 +10,7 @@ from PIL import Image
 from zoo.world.scenery import BACKGROUNDS, LIGHTS, PROPS, Light, Prop, Surroundings, develop, frame
 from zoo.world.trace import Camera, Floats, Hits, Mask, Solids, shade_of, trace
 
+Sensor = Callable[[Floats, tuple[int, int], np.random.Generator], NDArray[np.uint8]]
 _FINER = 1.25  # rays per pixel's side
 _HIDDEN = 0.4  # a prop that would hide more of the figure than this share is taken away
 
@@ -53,23 +54,26 @@ class Stage:
         figure: Solids,
         blend: float,
         shine: Callable[[Hits], Floats],
-        size: int,
+        size: int | tuple[int, int],
         rng: np.random.Generator,
+        sensor: Sensor = develop,
     ) -> tuple[NDArray[np.uint8], Mask, str]:
         """Takes the picture.
 
         Args:
             figure: the subject's solids. blend: radius over which they melt together.
             shine: light (3, H) from the subject's surface at its hits, see `Light.on`.
-            size: height and width of the picture in pixels.
+            size: height and width of the picture in pixels; one number for a square.
             rng: draws the sensor's faults.
+            sensor: makes the picture from linear light (3, R, C), see `develop`.
 
         Returns:
-            image (size, size, 3) uint8, mask of the visible subject (size, size), and the name of the prop in
-            front of it, or ``none``.
+            image (height, width, 3) uint8, mask of the visible subject (height, width), and the name of the prop
+            in front of it, or ``none``.
         """
-        side = round(size * _FINER)
-        rays = self.camera.rays(side)
+        shape = (size, size) if isinstance(size, int) else size
+        fine = (round(shape[0] * _FINER), round(shape[1] * _FINER))
+        rays = self.camera.rays(*fine)
         hits = trace(figure, self.camera.origin, rays, blend)
         depth = np.full(rays.shape[1], np.inf, np.float32)
         depth[hits.ray] = hits.depth
@@ -86,24 +90,23 @@ class Stage:
             mask[met.ray[first]] = False
             kept.append((prop, met, first))
             casters.append(prop.solids)
-        image = self._around(rays, casters)
+        image = self._around(rays, casters, fine)
         image[:, hits.ray] = shine(hits)
         for prop, met, first in kept:
             open_ = np.ones_like(met.depth)
             lit = prop.colour(met.point) * self.light.on(met.normal, open_, open_)
             image[:, met.ray[first]] = lit[:, first]
-        picture = develop(image.reshape(3, side, side), size, rng)
-        return picture, _shrink(mask.reshape(side, side), size), in_front
+        picture = sensor(image.reshape(3, *fine), shape, rng)
+        return picture, _shrink(mask.reshape(fine), shape), in_front
 
-    def _around(self, rays: Floats, casters: list[Solids]) -> Floats:
-        """Light (3, N) from the surroundings, with the casters' shadows on the floor.
+    def _around(self, rays: Floats, casters: list[Solids], fine: tuple[int, int]) -> Floats:
+        """Light (3, N) from the surroundings at ``fine`` (height, width) rays, with the casters' shadows.
 
         Shadows are soft, so they are worked out for every third ray each way and spread from there.
         """
         colour, points, on_floor = self.surroundings.look(self.camera.origin, rays)
-        side = round(len(on_floor) ** 0.5)
-        coarse = points.reshape(3, side, side)[:, 1::3, 1::3]
-        floor = on_floor.reshape(side, side)[1::3, 1::3] & ((coarse * coarse).sum(0) < 9)
+        coarse = points.reshape(3, *fine)[:, 1::3, 1::3]
+        floor = on_floor.reshape(fine)[1::3, 1::3] & ((coarse * coarse).sum(0) < 9)
         shadow, openness = np.ones(floor.shape, np.float32), np.ones(floor.shape, np.float32)
         up = np.array([0, 0, 1], np.float32)
         for solids in casters:
@@ -111,15 +114,15 @@ class Stage:
             openness[floor] *= 0.35 + 0.65 * shade_of(solids, coarse[:, floor], up, 0.9)
         upward = np.zeros_like(points)
         upward[2] = 1
-        return colour * self.light.on(upward, _spread(shadow, side), _spread(openness, side))
+        return colour * self.light.on(upward, _spread(shadow, fine), _spread(openness, fine))
 
 
-def _spread(coarse: Floats, side: int) -> Floats:
-    """Enlarges a square image to ``side`` and flattens it: (side * side,)."""
-    return np.asarray(Image.fromarray(coarse).resize((side, side), Image.Resampling.BILINEAR)).ravel()
+def _spread(coarse: Floats, shape: tuple[int, int]) -> Floats:
+    """Enlarges an image to ``shape`` (height, width) and flattens it: (height * width,)."""
+    return np.asarray(Image.fromarray(coarse).resize(shape[::-1], Image.Resampling.BILINEAR)).ravel()
 
 
-def _shrink(mask: Mask, size: int) -> Mask:
-    """A mask at another size, nearest pixel by nearest pixel."""
-    at = ((np.arange(size) + 0.5) * (len(mask) / size)).astype(int)
-    return mask[at[:, None], at[None, :]]
+def _shrink(mask: Mask, shape: tuple[int, int]) -> Mask:
+    """A mask at another ``shape`` (height, width), nearest pixel by nearest pixel."""
+    down, across = (((np.arange(n) + 0.5) * (m / n)).astype(int) for n, m in zip(shape, mask.shape, strict=True))
+    return mask[down[:, None], across[None, :]]

@@ -26,8 +26,8 @@ class Camera:
     Args:
         origin: position, (3,).
         axes: rows are the camera's right, up and forward directions, (3, 3), orthonormal.
-        zoom: focal length in units of half the image's side.
-        shift: where the optical axis meets the image, in units of half its side, (2,).
+        zoom: focal length in units of half the image's height.
+        shift: where the optical axis meets the image, in units of half its height, (2,).
     """
 
     origin: Floats
@@ -44,17 +44,19 @@ class Camera:
         tilted = np.stack([np.cos(roll) * right + np.sin(roll) * up, np.cos(roll) * up - np.sin(roll) * right, -away])
         return cls((target + distance * away).astype(np.float32), tilted.astype(np.float32), 1.0)
 
-    def rays(self, size: int) -> Floats:
-        """Unit directions of the ``size * size`` pixels' rays, row by row: (3, size * size)."""
-        step = (np.arange(size, dtype=np.float32) + 0.5) * (2.0 / size) - 1.0
-        u = np.tile((step - self.shift[0]) / self.zoom, size)
-        v = np.repeat((-step - self.shift[1]) / self.zoom, size)
+    def rays(self, height: int, width: int | None = None) -> Floats:
+        """Unit directions of the pixels' rays, row by row: (3, height * width); a square image by default."""
+        width = width or height
+        across = (np.arange(width, dtype=np.float32) + 0.5) * (2.0 / height) - width / height
+        down = (np.arange(height, dtype=np.float32) + 0.5) * (2.0 / height) - 1.0
+        u = np.tile((across - self.shift[0]) / self.zoom, height)
+        v = np.repeat((-down - self.shift[1]) / self.zoom, width)
         scale = 1.0 / np.sqrt(u * u + v * v + 1.0)
         right, up, forward = self.axes
         return ((right[:, None] * u + up[:, None] * v + forward[:, None]) * scale).astype(np.float32)
 
     def project(self, points: Floats) -> Floats:
-        """Image coordinates, in units of half the side, of points (N, 3): (N, 2)."""
+        """Image coordinates, in units of half the height, of points (N, 3): (N, 2)."""
         local = np.einsum("nk,ak->na", points - self.origin, self.axes)
         return local[:, :2] / local[:, 2:] * np.float32(self.zoom) + np.array(self.shift, np.float32)
 
