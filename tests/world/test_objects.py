@@ -1,0 +1,491 @@
+"""The objects: the same bytes every time, families that share what they should, lists that fit, and true geometry."""
+
+import csv
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from zoo.world import Objects
+from zoo.world.anatomy import turn
+from zoo.world.base import box_of
+from zoo.world.crafts import CRAFTS
+from zoo.world.objects import SOP_CATEGORIES
+from zoo.world.shapes import Maker, arch
+from zoo.world.sight import look, on_canvas
+from zoo.world.still import BACKGROUNDS, LIGHTS, PROPS, Still, framed
+from zoo.world.surface import EMBLEMS, MATERIALS, PALETTE, Finish, Paint, Print, paint
+from zoo.world.texture import stream
+from zoo.world.trace import Floats
+
+SMALL = Objects(families=14, members=2, views=2, size=40, seed=3)
+HEADER = "image_id class_id super_class_id path"
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return SMALL.prepare(tmp_path_factory.mktemp("worlds"), workers=1)
+
+
+def lines_of(path: Path) -> list[tuple[int, int, int, str]]:
+    header, *lines = path.read_text().splitlines()
+    assert header == HEADER
+    rows = [line.split(" ") for line in lines]
+    return [(int(image), int(class_), int(super_), path) for image, class_, super_, path in rows]
+
+
+# The same bytes.
+
+
+def test_a_view_depends_on_nothing_but_its_numbers() -> None:
+    first = {(k, v): SMALL.render(k, v).image for k in range(0, 28, 5) for v in (0, 1)}
+    again = replace(SMALL, views=5, families=20)  # a fresh object, more of everything, asked the other way round
+    for (k, v), image in reversed(first.items()):
+        np.testing.assert_array_equal(again.render(k, v).image, image)
+    assert not np.array_equal(replace(SMALL, seed=3 + len(CRAFTS)).render(0, 0).image, first[0, 0])
+
+
+def test_files_hold_what_render_draws_and_another_process_draws_the_same(root: Path, tmp_path: Path) -> None:
+    code = (
+        "from zoo.world import Objects\n"
+        f"Objects(families=14, members=2, views=2, size=40, seed=3).prepare({str(tmp_path)!r}, workers=2)"
+    )
+    search = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "3"}
+    subprocess.run([sys.executable, "-c", code], env=search, check=True, capture_output=True)
+    mine, others = (sorted(path for path in base.rglob("*") if path.is_file()) for base in (root, tmp_path / root.name))
+    assert [path.relative_to(root) for path in mine] == [path.relative_to(tmp_path / root.name) for path in others]
+    for one, other in zip(mine, others, strict=True):
+        assert one.read_bytes() == other.read_bytes(), one
+    sample = SMALL.render(9, 1)
+    with Image.open(root / SMALL.path_of(9, 1)) as file:
+        assert file.format == "JPEG"
+        assert np.abs(np.asarray(file, int) - sample.image).mean() < 4  # quality 95, noise and all
+
+
+# The layout of Stanford Online Products.
+
+
+def test_lists_name_every_file_once_and_splits_share_no_class(root: Path) -> None:
+    train, test, info = (lines_of(root / f"Ebay_{name}.txt") for name in ("train", "test", "info"))
+    assert info == train + test
+    assert [row[0] for row in info] == list(range(1, SMALL.images + 1))
+    classes = [row[1] for row in info]
+    assert sorted(set(classes)) == list(range(1, SMALL.identities + 1))
+    assert max(row[1] for row in train) + 1 == min(row[1] for row in test)
+    assert sorted(row[3] for row in info) == sorted(path.relative_to(root).as_posix() for path in root.rglob("*.JPG"))
+    for _, _, super_class, path in info:
+        assert path.split("_final/")[0] == SOP_CATEGORIES[super_class - 1]
+    number_of = {path.rsplit("_", 1)[0]: class_ for _, class_, _, path in info}
+    assert len(number_of) == SMALL.identities  # one class a product number, and the other way round
+    assert all(number_of[path.rsplit("_", 1)[0]] == class_ for _, class_, _, path in info)
+
+
+def test_lists_follow_the_splits_and_the_table_of_attributes(root: Path) -> None:
+    where = {path: name for name in ("train", "test") for *_, path in lines_of(root / f"Ebay_{name}.txt")}
+    for identity in range(SMALL.identities):
+        split = SMALL.split_of(identity)
+        for view in range(SMALL.views):
+            assert where[SMALL.path_of(identity, view)] == ("test" if split == "test" else "train")
+    with (root / "attributes.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["path"] for row in rows} == set(where)
+    for row in rows:
+        assert row["path"].startswith(f"{row['category']}_final/")
+    assert {"val", "test", "train"} == {SMALL.split_of(k) for k in range(SMALL.identities)}
+
+
+def test_lists_are_written_by_path_whatever_the_order_of_the_rows(tmp_path: Path) -> None:
+    rows = [
+        {"path": "mug_final/2_0.JPG", "identity": "b", "split": "test"},
+        {"path": "table_final/3_0.JPG", "identity": "c", "split": "train"},
+        {"path": "bicycle_final/1_1.JPG", "identity": "a", "split": "val"},
+        {"path": "bicycle_final/1_0.JPG", "identity": "a", "split": "val"},
+    ]
+    SMALL.finish(tmp_path, rows)
+    lines = ["1 1 1 bicycle_final/1_0.JPG", "2 1 1 bicycle_final/1_1.JPG", "3 2 11 table_final/3_0.JPG"]
+    assert (tmp_path / "Ebay_train.txt").read_text().splitlines() == [HEADER, *lines]
+    assert (tmp_path / "Ebay_test.txt").read_text().splitlines() == [HEADER, "4 3 8 mug_final/2_0.JPG"]
+    SMALL.finish(tmp_path, rows[::-1])
+    assert (tmp_path / "Ebay_info.txt").read_text().splitlines() == [HEADER, *lines, "4 3 8 mug_final/2_0.JPG"]
+
+
+# Families and attributes.
+
+
+def test_families_share_what_they_should_and_members_differ() -> None:
+    world = Objects(families=24, members=3, views=2)
+    for family in range(world.families):
+        things = [world.thing(3 * family + member) for member in range(3)]
+        assert len({tuple(thing.attributes.items()) for thing in things}) == 1
+        assert things[0].attributes["category"] == world.kind(family)
+        assert len({thing.finish.grain_seed for thing in things}) == 1
+        for one, other in ((0, 1), (0, 2), (1, 2)):
+            a, b = things[one], things[other]
+            assert not np.array_equal(a.finish.main, b.finish.main)
+            np.testing.assert_allclose(np.log(a.finish.main / b.finish.main), 0, atol=0.6)  # but the same colour
+            assert not np.array_equal(a.figure.corners().min((0, 1)), b.figure.corners().min((0, 1)))
+
+
+def difference(difficulty: float) -> float:
+    """Mean difference between members' pictures under one camera, without light, noise and surroundings."""
+    world = Objects(families=12, members=3, views=2, difficulty=difficulty, seed=2)
+    gaps = []
+    for family in range(world.families):
+        pictures = []
+        for member in range(3):
+            thing = world.thing(3 * family + member)
+            camera = framed(thing.figure, thing.craft.sides[0] + 0.4, 0.3, 0.0, 3.5, 0.9)
+            seen = look(thing.figure, camera, camera.rays(48))
+            picture = np.zeros((3, 48 * 48), np.float32)
+            picture[:, seen.ray] = paint(thing.finish, thing.figure, seen).colour
+            pictures.append(picture)
+        gaps += [np.abs(pictures[a] - pictures[b]).mean() for a, b in ((0, 1), (0, 2), (1, 2))]
+    return float(np.mean(gaps))
+
+
+def test_difficulty_makes_members_alike() -> None:
+    easy, middle, twins = (difference(difficulty) for difficulty in (0.0, 0.5, 1.0))
+    assert easy > 1.15 * middle > 1.15 * 1.15 * twins > 0.001
+
+
+def test_every_category_is_one_of_sops_and_takes_its_turn() -> None:
+    assert tuple(sorted(CRAFTS)) == SOP_CATEGORIES == tuple(sorted(SOP_CATEGORIES))
+    kinds = [Objects(families=24, seed=5).kind(family) for family in range(24)]
+    assert {kinds.count(kind) for kind in SOP_CATEGORIES} == {2}
+
+
+def test_attributes_are_of_closed_vocabularies_and_views_are_nobodys() -> None:
+    world = Objects(families=12, members=1, views=10, size=32)
+    known: dict[str, tuple[str, ...]] = {
+        "category": SOP_CATEGORIES,
+        "material": tuple(MATERIALS),
+        "colour": tuple(PALETTE),
+        "pattern": ("plain", "stripes", "bands", "dots", "checks", "emblem"),
+        "side": ("front", "left", "back", "right"),
+        "light": LIGHTS,
+        "background": BACKGROUNDS,
+        "prop": (*PROPS, "none"),
+    }
+    seen: dict[tuple[str, str], set[int]] = {}
+    for identity in range(12):
+        for view in range(world.views):
+            attributes = world.render(identity, view).attributes
+            assert list(attributes) == list(known)
+            for name, word in attributes.items():
+                assert word in known[name]
+                seen.setdefault((name, word), set()).add(identity)
+    for name in ("side", "light", "background", "prop"):
+        assert all(len(seen[name, word]) > 1 for word in known[name])
+
+
+def hue_of(rgb: Floats) -> float:
+    """Angle of a display colour on the colour wheel."""
+    red, green, blue = (float(v) for v in rgb)
+    return float(np.arctan2(np.sqrt(3) * (green - blue), 2 * red - green - blue))
+
+
+def test_the_colour_is_the_one_that_is_seen() -> None:
+    """The hue of most of a plain object's pixels, over its views, is nearest to that of its colour's word."""
+    world = Objects(families=240, members=1, views=4, size=40)
+    hues = {word: hue_of(np.array(rgb, float)) for word, rgb in PALETTE.items() if max(rgb) - min(rgb) > 90}
+    right = wrong = 0
+    for family in range(world.families):
+        thing = world.thing(family)
+        word = thing.attributes["colour"]
+        big = thing.attributes["category"] in ("cabinet", "sofa", "toaster", "mug", "kettle", "stapler")
+        if not big or thing.finish.pattern not in ("plain", "emblem") or thing.finish.material == "metal":
+            continue
+        if word not in hues:
+            continue
+        samples = [world.render(family, view) for view in range(world.views)]
+        colour = np.median(np.concatenate([sample.image[sample.mask] for sample in samples]).astype(float), 0)
+        gaps = {w: abs((hue_of(colour) - hue + np.pi) % (2 * np.pi) - np.pi) for w, hue in hues.items()}
+        good = gaps[word] < min(gaps.values()) + 0.25  # brown and orange share a hue, and lights are tinted
+        right, wrong = right + good, wrong + (not good)
+    assert right >= 10
+    assert wrong <= 0.1 * right
+
+
+def test_the_side_is_the_objects_own() -> None:
+    """From the front its left side is on the picture's right; from the left it is nearest."""
+    make = Maker()
+    make.box("main", (0, 0, 0.2), (0.2, 0.2, 0.2))
+    make.ball("second", (0, 0.3, 0.2), (0.1, 0.1, 0.1))
+    figure = make.figure()
+    front = framed(figure, 0.0, 0.2, 0.0, 3.5, 0.9)
+    seen = look(figure, front, front.rays(40))
+    assert (seen.ray[seen.element == 1] % 40).min() > 24
+    left = framed(figure, np.pi / 2, 0.2, 0.0, 3.5, 0.9)
+    seen = look(figure, left, left.rays(40))
+    assert seen.element[seen.depth.argmin()] == 1
+    views = {}
+    for view in range(30):
+        sample = Objects(families=12, views=30, size=32, seed=7).render(0, view)
+        views[view] = sample.attributes["side"]
+    assert set(views.values()) == {"front", "left", "back", "right"}
+
+
+# The picture.
+
+
+def test_the_box_fits_the_mask_and_the_object_fills_its_share() -> None:
+    for identity in range(0, 28, 3):
+        sample = SMALL.render(identity, 1)
+        x, y, w, h = sample.box
+        assert sample.box == box_of(sample.mask)
+        assert sample.mask[y : y + h, x : x + w].sum() == sample.mask.sum() > 0.02 * sample.mask.size
+        assert sample.mask[y].any() and sample.mask[y + h - 1].any()
+        assert sample.mask[:, x].any() and sample.mask[:, x + w - 1].any()
+
+
+@pytest.mark.parametrize("identity", [0, 7, 12, 22])
+def test_the_mask_is_where_the_object_is_seen(identity: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Painted black the object changes nearly all over the mask and, rim apart, only there."""
+    world = replace(SMALL, size=64)
+    before = world.render(identity, 0)
+
+    def black(finish: Finish, figure: object, seen: object) -> Paint:
+        real = paint(finish, figure, seen)  # type: ignore[arg-type]
+        none = real.shine * 0
+        return Paint(real.colour * 0, none, none + 1, none, none)
+
+    monkeypatch.setattr("zoo.world.still.paint", black)
+    after = world.render(identity, 0)
+    np.testing.assert_array_equal(before.mask, after.mask)
+    changed = np.abs(before.image.astype(int) - after.image).sum(-1) > 0
+    near = before.mask.copy()
+    for axis, by in ((0, 1), (1, 1)) * 5:
+        near |= np.roll(near, by, axis) | np.roll(near, -by, axis)
+    assert changed[before.mask].mean() > 0.85
+    assert not changed[~near].any()
+
+
+def test_a_prop_is_named_where_it_hides_something(monkeypatch: pytest.MonkeyPatch) -> None:
+    around = Still.around
+    masks: dict[int, list[np.ndarray]] = {view: [] for view in range(16)}
+    words = {}
+    world = Objects(families=3, views=16, size=64, seed=1)
+    for bare in (False, True):
+        if bare:
+            monkeypatch.setattr(Still, "around", staticmethod(lambda *a: replace(around(*a), props=())))
+        for view, found in masks.items():
+            sample = world.render(0, view)
+            found.append(sample.mask)
+            words.setdefault(view, sample.attributes["prop"])
+    hidden = {view: bool((free & ~seen).any()) for view, (seen, free) in masks.items()}
+    assert all(words[view] != "none" for view in masks if hidden[view])
+    assert not any((seen & ~free).any() for seen, free in masks.values())
+    assert any(hidden.values()) and not all(word != "none" for word in words.values())
+
+
+# Geometry, against a march along the rays in small steps.
+
+
+def cases() -> dict[str, tuple[Maker, Callable[[Floats], Floats]]]:
+    """Shapes, and how far points (3, N) are from their surfaces or inside (negative)."""
+    lean = turn(0.4, 0.3, -0.5)
+
+    def local(point: Floats) -> Floats:
+        return np.einsum("ji,jn->in", lean, point - np.array([[0.1], [0.0], [0.5]]))
+
+    def box(point: Floats) -> Floats:
+        off = np.abs(local(point)) - np.array([[0.14], [0.24], [0.04]])
+        return np.sqrt((np.maximum(off, 0) ** 2).sum(0)) + np.minimum(off.max(0), 0) - 0.06
+
+    def ball(point: Floats) -> Floats:
+        radii = np.array([[0.1], [0.2], [0.35]])
+        return (np.sqrt((local(point) ** 2 / radii**2).sum(0)) - 1) * 0.1
+
+    def rod(point: Floats) -> Floats:
+        gap = np.full(point.shape[1], np.inf)
+        path = np.array([[0.3, 0, 0.1], [0, 0.3, 0.3], [-0.2, -0.3, 0.6]])
+        for a, b in zip(path, path[1:], strict=False):
+            share = np.clip(((point - a[:, None]) * (b - a)[:, None]).sum(0) / ((b - a) ** 2).sum(), 0, 1)
+            gap = np.minimum(gap, np.sqrt(((point - a[:, None] - share * (b - a)[:, None]) ** 2).sum(0)))
+        return gap - 0.05
+
+    def cup(point: Floats) -> Floats:
+        """A thin wall of radius 0.2 to 0.3, from 0.1 to 0.6, with a floor."""
+        at, height = np.sqrt(point[0] ** 2 + point[1] ** 2), point[2]
+        gap = np.full(point.shape[1], np.inf)
+        line = np.array([[0.0, 0.1], [0.2, 0.1], [0.3, 0.6]])
+        for a, b in zip(line, line[1:], strict=False):
+            share = np.clip(((at - a[0]) * (b - a)[0] + (height - a[1]) * (b - a)[1]) / ((b - a) ** 2).sum(), 0, 1)
+            gap = np.minimum(gap, np.hypot(at - a[0] - share * (b - a)[0], height - a[1] - share * (b - a)[1]))
+        return gap - 0.0005
+
+    made = {name: Maker() for name in ("box", "ball", "rod", "cup")}
+    made["box"].box("main", (0.1, 0, 0.5), (0.2, 0.3, 0.1), edge=0.06, axes=lean)
+    made["ball"].ball("main", (0.1, 0, 0.5), (0.1, 0.2, 0.35), axes=lean)
+    made["rod"].rod("main", [(0.3, 0, 0.1), (0, 0.3, 0.3), (-0.2, -0.3, 0.6)], 0.05)
+    made["cup"].shell("main", [(0.0, 0.1), (0.2, 0.1), (0.3, 0.6)])
+    return {name: (made[name], gap) for name, gap in (("box", box), ("ball", ball), ("rod", rod), ("cup", cup))}
+
+
+@pytest.mark.parametrize("name", ["box", "ball", "rod", "cup"])
+@pytest.mark.parametrize(("azimuth", "elevation"), [(0.0, 0.0), (0.7, 0.6), (3.9, 1.2), (np.pi / 2, np.pi / 2)])
+def test_rays_hit_where_a_slow_march_does(name: str, azimuth: float, elevation: float) -> None:
+    make, gap = cases()[name]
+    figure = make.figure()
+    camera = framed(figure, azimuth, elevation, 0.1, 3.0, 0.95)
+    rays = camera.rays(40)
+    seen = look(figure, camera, rays)
+    depth = np.full(rays.shape[1], np.inf)
+    found = np.full(rays.shape[1], False)
+    at = np.full(rays.shape[1], 1.8)
+    for _ in range(2500):  # sphere tracing with short steps; the gaps are never longer than the distances
+        off = gap(camera.origin[:, None] + at * rays)
+        found |= off < 5e-4
+        at = np.where(found | (at > 4.5), at, at + np.maximum(0.8 * off, 2e-4))
+    depth[found] = at[found]
+    mine = np.full(rays.shape[1], np.inf)
+    mine[seen.ray] = seen.depth
+    assert (np.isfinite(mine) != found).mean() < 0.012  # grazing rays
+    both = np.isfinite(mine) & found
+    assert both.sum() > 150
+    assert np.quantile(np.abs(mine[both] - depth[both]), 0.97) < 0.012
+    np.testing.assert_allclose(np.sqrt((seen.normal**2).sum(0)), 1, atol=1e-4)
+    assert (seen.normal * rays[:, seen.ray]).sum(0).max() < 1e-3  # they face the camera
+    slope = np.stack([gap(seen.point + h[:, None]) - gap(seen.point - h[:, None]) for h in np.eye(3) * 1e-3])
+    slope /= np.sqrt((slope**2).sum(0)) + 1e-12
+    if name != "cup":  # a thin wall has no slope on itself
+        assert np.quantile((slope * seen.normal).sum(0), 0.03) > 0.97
+
+
+def test_the_nearest_of_many_elements_is_seen() -> None:
+    make = Maker()
+    for k in range(5):
+        make.box("main" if k % 2 else "second", (0.2 * k, 0, 0.3), (0.02, 0.3, 0.3 - 0.03 * k))
+    figure = make.figure()
+    camera = framed(figure, 0.0, 0.0, 0.0, 3.0, 0.9)
+    seen = look(figure, camera, camera.rays(64))
+    middle = seen.element[seen.ray == 32 * 64 + 32]
+    assert middle.tolist() == [4]
+    assert set(seen.element.tolist()) == {0, 1, 2, 3, 4}  # each is a little larger than the one before it
+
+
+def test_a_grille_lets_rays_through() -> None:
+    make = Maker()
+    make.shell("main", [(0.0, 0.0), (0.4, 0.0)], (0, 0, 0.4), turn(nod=np.pi / 2), grille=(8, 2))
+    solid = Maker()
+    solid.shell("main", [(0.0, 0.0), (0.4, 0.0)], (0, 0, 0.4), turn(nod=np.pi / 2))
+    counts = []
+    for figure in (make.figure(), solid.figure()):
+        camera = framed(figure, 0.0, 0.0, 0.0, 3.0, 0.9)
+        counts.append(len(look(figure, camera, camera.rays(128)).ray))
+    assert 0.05 < counts[0] / counts[1] < 0.4
+    assert counts[1] == pytest.approx(np.pi / 4 * (0.9 * 128) ** 2, rel=0.05)
+
+
+def test_a_cut_corner_keeps_the_ends_and_stays_inside() -> None:
+    sharp, bent = Maker(), Maker()
+    points = [(c, s, 0.5) for c, s in arch(4, 0.0, np.pi)]
+    sharp.rod("main", points, 0.02)
+    bent.rod("main", points, [0.02, 0.04, 0.04, 0.02], bend=2)
+    one, other = sharp.figure(), bent.figure()
+    assert len(other.kind) > len(one.kind)
+    assert (other.corners().reshape(-1, 3).max(0) <= one.corners().reshape(-1, 3).max(0) + 0.05).all()
+    for figure in (one, other):
+        ends = figure.corners()[[0, -1]].mean(1)
+        assert ends[0, 0] > 0.5 and ends[1, 0] < -0.5
+
+
+# Every word that a craft knows, and every print.
+
+
+@pytest.mark.parametrize("kind", list(CRAFTS))
+def test_every_option_of_a_craft_can_be_made_and_seen(kind: str) -> None:
+    craft = CRAFTS[kind]
+    options = craft.shapes | craft.details
+    plain = {name: words[0] for name, words in options.items()}
+    seen_shapes = []
+    for name, words in options.items():
+        for word in dict.fromkeys(words):
+            rng = np.random.default_rng(len(seen_shapes))
+            numbers = {part: float(rng.choice(ends)) for part, ends in craft.ranges.items()}
+            make = Maker()
+            craft.build(make, numbers, plain | {name: word})
+            figure = make.figure()
+            corners = figure.corners()
+            assert np.isfinite(corners).all()
+            assert "main" in figure.slots
+            assert corners[:, :, 2].min() > -0.06  # it stands on the floor and is of a room's size
+            assert 0.5 < (corners.max((0, 1)) - corners.min((0, 1))).max() < 1.6
+            seen_shapes.append(corners)
+    assert set(craft.patterns) <= {"plain", "stripes", "bands", "dots", "checks", "emblem"}
+
+
+@pytest.mark.parametrize("pattern", ["plain", "stripes", "bands", "dots", "checks", "emblem"])
+def test_prints_are_of_three_colours_and_differ_with_their_numbers(pattern: str) -> None:
+    make = Maker()
+    make.shell("main", [(0.25, 0.0), (0.25, 0.6)])
+    make.box("main", (0, 0.6, 0.3), (0.2, 0.2, 0.3))
+    figure = make.figure()
+    camera = framed(figure, 0.0, 0.2, 0.0, 3.0, 0.95)
+    seen = look(figure, camera, camera.rays(96))
+    colours = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for seed in range(len(EMBLEMS)):
+            layout = Print.draw(stream(seed))
+            layout.choice["emblem"][:] = (seed + 0.5) / len(EMBLEMS)
+            layout.choice["wear"][:] = 1
+            layout.shift["tint"][:] = 0.5
+            finish = Finish.of("ceramic", pattern, ("red", "white", "blue"), layout, 0)
+            colour = paint(finish, figure, seen).colour
+            known = np.stack([finish.main, finish.second, finish.third])
+            gap = np.abs(colour.T[:, None] - known[None]).sum(2)
+            assert (gap.min(1) < 0.02).mean() > 0.6  # the rest are soft edges
+            share = np.bincount(gap.argmin(1), minlength=3) / len(gap)
+            assert (share[1:].sum() > 0.02) == (pattern != "plain")
+            assert share[0] > 0.15
+            colours.append(colour)
+    if pattern != "plain":
+        assert all(np.abs(one - other).mean() > 0.005 for one, other in zip(colours, colours[1:], strict=False))
+
+
+def test_a_print_is_on_both_halves_of_a_shell_and_not_on_a_rod() -> None:
+    make = Maker()
+    make.shell("main", [(0.25, 0.0), (0.25, 0.6)])
+    make.rod("main", [(0, 0.4, 0.05), (0, 0.4, 0.5)], 0.05)
+    figure = make.figure()
+    halves = []
+    for azimuth in (0.0, np.pi):
+        camera = framed(figure, azimuth, 0.0, 0.0, 3.0, 0.9)
+        seen = look(figure, camera, camera.rays(64))
+        across, up, wide = on_canvas(figure, seen)
+        assert (up[figure.kind[seen.element] == 2] == 9).all()
+        shell = seen.element == 0
+        np.testing.assert_allclose(up[shell], (seen.point[2, shell] - 0.3) / 0.6, atol=1e-4)
+        assert np.abs(across[shell]).max() <= wide[shell].max() / 2 + 1e-4
+        at = shell & (np.abs(seen.point[1]) < 0.02)
+        halves.append(np.abs(across[at]).max())
+    assert max(halves) < 0.05  # the middle of the print faces the front and the back
+
+
+@pytest.mark.parametrize(
+    ("change", "remedy"),
+    [
+        ({"views": 1}, "views must be at least 2, got 1"),
+        ({"size": 8}, "size must be at least 32"),
+        ({"families": 2}, "families must be at least 3"),
+        ({"difficulty": -0.1}, "difficulty must be from 0 to 1"),
+    ],
+)
+def test_bad_fields_are_refused(change: dict, remedy: str) -> None:
+    with pytest.raises(ValueError, match=remedy):
+        replace(SMALL, **change)
+
+
+def test_bad_numbers_are_refused() -> None:
+    with pytest.raises(IndexError, match="identity must be from 0 to 27, got 28"):
+        SMALL.render(28, 0)
+    with pytest.raises(IndexError, match="view must be from 0 to 1, got 2"):
+        SMALL.render(0, 2)
