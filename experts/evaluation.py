@@ -1,34 +1,89 @@
-"""Evaluation of any identity encoder as the root of a run: retrieval scores, and embeddings to keep."""
+"""Evaluation of any identity encoder as the root of a run: retrieval, verification, thresholds, embeddings to keep."""
 
+import logging
+import math
+from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from zoo import IdentityBatch, IdentityEncoder, Optim, ZooModule, load
+from zoo import IdentityBatch, IdentityEncoder, Optim, Threshold, ZooModule, load
 from zoo.backbones import TimmEncoder
+from zoo.data.dataset import classes_of
+from zoo.data.index import IdentityIndex
 from zoo.data.transforms import Transform
-from zoo.metrics import RetrievalMetrics
+from zoo.metrics import (
+    EmbeddingSet,
+    RetrievalMetrics,
+    VerificationMetrics,
+    enrolled_identities,
+    error_curve,
+    expand_queries,
+    open_set_scores,
+    reranked_blocks,
+    score_queries,
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How an encoder is tested.
+
+    Args:
+        ks: the k of rank-k (CMC); Stanford Online Products takes 1, 10, 100, 1000.
+        map_ks: also mAP over the first k of the ranking, with min(k, positives) in the denominator; ILIAS takes 1000.
+        group_by: an attribute of the index, or `category`; the queries of each of its values are also scored apart.
+        far: false acceptance rate at which the threshold of "the same identity" is chosen, on validation identities.
+        rerank: also score the ranking after k-reciprocal re-ranking.
+        expand: also score queries that are averaged with this many of their neighbours; 0 for none.
+    """
+
+    ks: tuple[int, ...] = (1, 5, 10)
+    map_ks: tuple[int, ...] = ()
+    group_by: str | None = None
+    far: float = 0.01
+    rerank: bool = False
+    expand: int = 0
 
 
 class Evaluation(ZooModule):
     """Retrieval among identities that the encoder has not seen: validate, test and predict.
 
+    `validate` also calibrates the encoder's threshold. `test` adds the pairs to verify that the data brings along, and
+    how far the threshold holds on the test identities.
+
     Args:
         encoder: what is evaluated.
         optim: optimiser and schedule of a trainer that derives from this.
         freeze: what does not train, by name; `*` matches anything.
+        protocol: how it is tested.
     """
 
-    def __init__(self, encoder: IdentityEncoder, optim: Optim | None = None, freeze: list[str] | None = None) -> None:
+    def __init__(
+        self,
+        encoder: IdentityEncoder,
+        optim: Optim | None = None,
+        freeze: list[str] | None = None,
+        protocol: Protocol = Protocol(),  # noqa: B008  (frozen)
+    ) -> None:
         super().__init__(optim, freeze)
-        self.encoder = encoder
-        self.retrieval = RetrievalMetrics()
+        self.encoder, self.protocol = encoder, protocol
+        self.retrieval = RetrievalMetrics(protocol.ks, protocol.map_ks)
+        self.verification = VerificationMetrics()
 
     @property
     def transform(self) -> Transform:
         """The encoder's transform; the data module reads it here."""
         return self.encoder.transform
+
+    @property
+    def index(self) -> IdentityIndex:
+        """The data of this run."""
+        return self.trainer.datamodule.index  # type: ignore[attr-defined]
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, embed_dim)."""
@@ -48,6 +103,8 @@ class Evaluation(ZooModule):
     def no_weight_decay(self) -> set[str]:
         return {f"encoder.{name}" for name in self.encoder.no_weight_decay()}
 
+    # ------------------------------------------------------------------ steps
+
     def validation_step(self, batch: IdentityBatch, batch_idx: int) -> None:
         self._rank(batch)
 
@@ -59,31 +116,147 @@ class Evaluation(ZooModule):
         embeddings = self.embed(batch.images) if len(batch.images) else torch.empty(0, self.encoder.embed_dim)
         return {"embeddings": embeddings, "indices": batch.indices}
 
-    def on_validation_epoch_end(self) -> None:
-        self._report("val")
+    def rows_of(self, batch: IdentityBatch, *splits: str) -> Tensor:
+        """Which images of a batch are of these splits, (B,) bool."""
+        named = np.isin(self.index.splits[batch.indices.cpu().numpy()], splits)
+        return torch.from_numpy(named).to(self.device)
 
-    def on_test_epoch_end(self) -> None:
-        self._report("test")
+    def check_finite(self, value: Tensor, what: str, indices: Tensor) -> Tensor:
+        """Pass on what is finite throughout.
+
+        Args:
+            value: a scalar, or (B, ...) with a row for each image.
+            what: its name.
+            indices: (B,) rows of the index that it comes from.
+
+        Raises:
+            ValueError: nan or infinity, with the paths of the images.
+        """
+        finite = torch.isfinite(value)
+        if not finite.all():
+            rows = indices if value.ndim == 0 else indices[~finite.flatten(1).all(1)]
+            names = "\n  ".join(self.index.paths[rows.cpu().numpy()].tolist())
+            raise ValueError(
+                f"The {what} is nan or infinite, at step {self.global_step}, of these images:\n  {names}\n"
+                "Look at them; else lower model.optim.lr, clip gradients (trainer.gradient_clip_val), or leave half "
+                "precision (trainer.precision)."
+            )
+        return value
 
     def _rank(self, batch: IdentityBatch) -> None:
-        if not len(batch.images):
+        """Take in a batch for retrieval and verification."""
+        open_set = ~self.rows_of(batch, "closed")
+        if not open_set.any():
             return
-        splits = self.trainer.datamodule.index.splits[batch.indices.cpu().numpy()]  # type: ignore[attr-defined]
-        roles = [torch.as_tensor(splits != other, device=self.device) for other in ("gallery", "query")]
-        cameras = batch.cameras if bool((batch.cameras >= 0).all()) else None
-        self.retrieval.update(self.embed(batch.images), batch.identities, batch.indices, cameras, *roles)
+        indices = batch.indices[open_set]
+        embeddings = self.check_finite(self.embed(batch.images[open_set]), "embedding", indices)
+        self.retrieval.update(
+            embeddings,
+            batch.identities[open_set],
+            indices,
+            batch.cameras[open_set],
+            ~self.rows_of(batch, "gallery")[open_set],
+            ~self.rows_of(batch, "query")[open_set],
+            self._group_of[indices.cpu()].to(self.device),
+        )
+        if self.index.pairs is not None:
+            self.verification.update(embeddings, indices)
 
-    def _report(self, split: str) -> None:
+    def on_validation_epoch_start(self) -> None:
+        self._name_groups()
+
+    def on_test_epoch_start(self) -> None:
+        self._name_groups()
+
+    def _name_groups(self) -> None:
+        """The groups that queries are scored in, and that of every row of the index, (N,) int64, -1 for none."""
+        by = self.protocol.group_by
+        columns = {"category": self.index.categories, **self.index.attributes}
+        if by is not None and by not in columns:
+            raise ValueError(
+                f"protocol.group_by is {by!r}, which the data does not have. It has: {', '.join(columns)}. "
+                "Name one of them, or null."
+            )
+        names, codes = classes_of(columns[by]) if by is not None else ([], np.full(len(self.index), -1))
+        self._groups = [f"{by}={name}" for name in names]
+        self._group_of = torch.from_numpy(codes)
+
+    # ------------------------------------------------------------------ reports
+
+    def on_validation_epoch_end(self) -> None:
+        if self.trainer.state.fn == "validate":
+            self._calibrate()
+        self._report("val", self._retrieval_scores())
+
+    def on_test_epoch_end(self) -> None:
+        with self.retrieval.sync_context():
+            query, gallery = self.retrieval.sides()
+        scores = self._retrieval_scores()
+        if self.index.pairs is not None:
+            scores |= self._verification_scores()
+        self._report("test", scores | self._threshold_scores(query, gallery) | self._refined_scores(query, gallery))
+
+    def _retrieval_scores(self) -> dict[str, float]:
+        """`mAP` over all queries, `clothes=changed/mAP` over those of a group."""
+        scores = {}
+        for key, value in self.retrieval.compute().items():
+            name, _, group = key.partition("/")
+            scores[f"{self._groups[int(group)]}/{name}" if group else name] = float(value)
+        return scores
+
+    def _verification_scores(self) -> dict[str, float]:
+        return {name: float(value) for name, value in self.verification.compute(self.index.pairs).items()}
+
+    def _calibrate(self) -> None:
+        """Choose the encoder's threshold on the pairs of the identities at hand."""
+        with self.retrieval.sync_context():
+            query, gallery = self.retrieval.sides()
+        curve = error_curve(query, gallery)
+        value = curve.threshold_at_far(self.protocol.far)
+        if math.isnan(value):
+            return
+        far, frr = curve.rates(value)
+        self.encoder.threshold = Threshold(
+            round(value, 4), round(far, 6), round(frr, 4), f"{self.index.root.resolve().name}, val"
+        )
+
+    def _threshold_scores(self, query: EmbeddingSet, gallery: EmbeddingSet) -> dict[str, float]:
+        """How the calibrated threshold fares on these identities: on their pairs (far, frr), and as an open set with half
+        of them enrolled (detection and identification rate, false alarms)."""
+        if self.encoder.threshold is None:
+            return {}
+        value = self.encoder.threshold.value
+        far, frr = error_curve(query, gallery).rates(value)
+        enrolled = enrolled_identities(gallery.identities)
+        rates = open_set_scores(query, gallery, enrolled).rates(value)
+        named = {"far": far, "frr": frr, "dir": rates[0], "false_alarms": rates[1]}
+        return {name: rate for name, rate in named.items() if not math.isnan(rate)}
+
+    def _refined_scores(self, query: EmbeddingSet, gallery: EmbeddingSet) -> dict[str, float]:
+        """The scores after re-ranking and after query expansion, where they are asked for."""
+        refined = {}
+        if self.protocol.rerank:
+            refined["reranked"] = score_queries(query, gallery, self.protocol.ks, blocks=reranked_blocks(query, gallery))
+        if self.protocol.expand:
+            expanded = expand_queries(query, gallery, self.protocol.expand)
+            refined["expanded"] = score_queries(expanded, gallery, self.protocol.ks)
+        return {
+            f"{how}_{name}": float(scores[name].nanmean())
+            for how, scores in refined.items()
+            for name in (f"rank{self.protocol.ks[0]}", "mAP")
+        }
+
+    def _report(self, split: str, scores: dict[str, float]) -> None:
         """Log the scores; those before training, too, which Lightning's sanity check would keep to itself."""
-        scores = self.retrieval.compute()
         self.retrieval.reset()
+        self.verification.reset()
         named = {f"{split}/{name}": value for name, value in scores.items()}
         if self.trainer.sanity_checking:
             if self.logger is not None:
-                self.logger.log_metrics({k: float(v) for k, v in named.items()}, step=0)
+                self.logger.log_metrics(named, step=0)
             return
         for name, value in named.items():
-            self.log(name, value, prog_bar=name.endswith(("/rank1", "/mAP")))
+            self.log(name, value, prog_bar=name in (f"{split}/rank1", f"{split}/mAP"))
 
 
 def starting_encoder(
@@ -93,6 +266,7 @@ def starting_encoder(
     size: int | tuple[int, int] | None,
     pool: str | None,
     neck: Literal["bnneck"] | None,
+    options: dict[str, Any] | None = None,
 ) -> IdentityEncoder:
     """The encoder of a card if one is named, else a new one on a timm backbone.
 
@@ -100,9 +274,9 @@ def starting_encoder(
         ValueError: the card is not of an identity encoder, or an architecture is asked for beside it.
     """
     if init_from is None:
-        return TimmEncoder(backbone or "mobilenetv3_small_050", pretrained, size, pool, neck)
+        return TimmEncoder(backbone or "mobilenetv3_small_050", pretrained, size, pool, neck, options)
     encoder = load(init_from)
-    asked = {"backbone": backbone, "pretrained": pretrained or None, "size": size, "pool": pool}
+    asked = {"backbone": backbone, "pretrained": pretrained or None, "pool": pool, "options": options}
     ignored = ", ".join(f"{key} {value}" for key, value in asked.items() if value is not None)
     if ignored:
         raise ValueError(
@@ -113,4 +287,6 @@ def starting_encoder(
         raise ValueError(
             f"init_from: {init_from} is a {type(encoder).__name__}, not an encoder. Name an encoder's card."
         )
+    if size is not None:
+        encoder.resize(size)
     return encoder

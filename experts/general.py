@@ -1,19 +1,21 @@
 """The general encoder: knows categories and attributes, has never been taught an identity."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import zoo
-from experts.evaluation import Evaluation, starting_encoder
+from experts.evaluation import Evaluation, Protocol, starting_encoder
+from zoo.data.dataset import classes_of
 
 
 class GeneralEncoder(Evaluation):
     """Trains an encoder to name attributes: the stand-in for a general backbone such as DINOv2.
 
-    It is what an expert is compared with: how well does general visual knowledge tell instances apart?
+    It is what an expert is compared with: how well does general visual knowledge tell instances apart? Of joined data
+    sets each has attributes of its own; an image counts for those that it has.
 
     Args:
         attributes: columns of the index to learn; null for all of them.
@@ -22,10 +24,12 @@ class GeneralEncoder(Evaluation):
         size: input height and width in pixels, or one number for both; null takes the backbone's own.
         pool: pooling that timm knows for this backbone; null takes its own.
         neck: bnneck, or null to classify and embed the pooled features as they are.
+        options: what else the architecture takes, such as drop_path_rate.
         init_from: name or folder of a card to go on from; it brings its own architecture, so it excludes
-            backbone, pretrained, size and pool.
+            backbone, pretrained, pool and options.
         optim: optimiser and schedule.
         freeze: what does not train, by name; `*` matches anything.
+        protocol: how the encoder is tested.
     """
 
     training_only = ("heads.",)
@@ -38,11 +42,14 @@ class GeneralEncoder(Evaluation):
         size: int | tuple[int, int] | None = None,
         pool: str | None = None,
         neck: Literal["bnneck"] | None = "bnneck",
+        options: dict[str, Any] | None = None,
         init_from: str | None = None,
         optim: zoo.Optim = zoo.Optim(),  # noqa: B008  (frozen)
         freeze: list[str] | None = None,
+        protocol: Protocol = Protocol(),  # noqa: B008  (frozen)
     ) -> None:
-        super().__init__(starting_encoder(init_from, backbone, pretrained, size, pool, neck), optim, freeze)
+        encoder = starting_encoder(init_from, backbone, pretrained, size, pool, neck, options)
+        super().__init__(encoder, optim, freeze, protocol)
         self.save_plain_hyperparameters()
         self.attributes = attributes
         self.columns: list[int] = []
@@ -65,8 +72,9 @@ class GeneralEncoder(Evaluation):
                 f"{', '.join(table) or 'none'}. Name its own in model.attributes."
             )
         self.columns = [list(table).index(name) for name in names]
+        classes = [len(classes_of(table[name])[0]) for name in names]
         with self.seeded():
-            self.heads = nn.ModuleList(nn.Linear(self.encoder.embed_dim, len(set(table[name]))) for name in names)
+            self.heads = nn.ModuleList(nn.Linear(self.encoder.embed_dim, count) for count in classes)
         self.apply_freezing()
 
     def training_step(self, batch: zoo.IdentityBatch, batch_idx: int) -> Tensor:
@@ -74,12 +82,15 @@ class GeneralEncoder(Evaluation):
         embeddings = self.encoder(batch.images)
         losses, hits = [], []
         for head, column in zip(self.heads, self.columns, strict=True):
-            logits, classes = head(embeddings).float(), batch.attributes[:, column]
-            losses.append(F.cross_entropy(logits, classes))
-            hits.append((logits.argmax(1) == classes).float().mean())
-        loss = torch.stack(losses).mean()
+            classes = batch.attributes[:, column]
+            known = classes >= 0
+            logits = head(embeddings).float()
+            # A sum, so that an attribute that no image of the batch has leaves a zero with a gradient.
+            losses.append(F.cross_entropy(logits, classes, ignore_index=-1, reduction="sum") / known.sum().clamp(min=1))
+            hits.append((logits.argmax(1) == classes)[known])
+        loss = self.check_finite(torch.stack(losses).mean(), "loss", batch.indices)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.images))
-        self.log("train/attribute_accuracy", torch.stack(hits).mean(), prog_bar=True, batch_size=len(batch.images))
+        self.log("train/attribute_accuracy", torch.cat(hits).float().mean(), prog_bar=True, batch_size=len(batch.images))
         return loss
 
     def lr_multipliers(self) -> dict[str, float]:

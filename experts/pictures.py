@@ -1,4 +1,4 @@
-"""Shows during training what the encoder finds: retrieval sheets, mistakes, histogram, embedding projector."""
+"""Shows during training what the encoder finds: retrieval sheets, mistakes, histogram, error curve, embedding projector."""
 
 from pathlib import Path
 
@@ -13,8 +13,8 @@ from torch import Tensor
 from experts.evaluation import Evaluation
 from zoo.data.images import UnreadableImage, read_image
 from zoo.data.index import IdentityIndex
-from zoo.metrics import EmbeddingSet, nearest, similarity_histogram
-from zoo.pictures import GREEN, GREY, RED, framed, histogram_plot, save_png, sheet
+from zoo.metrics import EmbeddingSet, error_curve, nearest, similarity_histogram
+from zoo.pictures import GREEN, GREY, RED, error_plot, framed, histogram_plot, save_png, sheet
 
 
 class RetrievalPictures(Callback):
@@ -36,6 +36,8 @@ class RetrievalPictures(Callback):
             last = trainer.max_epochs is not None and trainer.current_epoch == trainer.max_epochs - 1
             if trainer.sanity_checking:
                 self._draw(trainer, pl_module, "val", "before training", step=0)
+            elif trainer.state.fn == "validate":
+                self._draw(trainer, pl_module, "val", "", trainer.global_step)
             elif last or (trainer.current_epoch + 1) % self.every_n_epochs == 0:
                 self._draw(trainer, pl_module, "val", f"epoch {trainer.current_epoch + 1}", trainer.global_step, last)
 
@@ -55,6 +57,8 @@ class RetrievalPictures(Callback):
             query, gallery = module.retrieval.sides()
         title = f"{split} identities, {title}" if title else f"{split} identities"
         index: IdentityIndex = trainer.datamodule.index  # type: ignore[attr-defined]
+        known = module.encoder.threshold
+        threshold = None if known is None else known.value
         scores, found = nearest(query, gallery, min(self.neighbours, len(gallery)))
         hit = gallery.identities[found[:, 0].clamp(min=0)] == query.identities
         mistakes = self._surest_mistakes(query, hit, scores[:, 0])
@@ -62,8 +66,10 @@ class RetrievalPictures(Callback):
         pictures = {
             "retrieval": self._sheet(index, query, gallery, spread, scores, found, title),
             "mistakes": self._sheet(index, query, gallery, mistakes, scores, found, f"{title}: surest mistakes"),
-            "similarity": histogram_plot(similarity_histogram(query, gallery, bins=100), title),
+            "similarity": histogram_plot(similarity_histogram(query, gallery, bins=100), title, threshold),
         }
+        if threshold is not None:
+            pictures["errors"] = error_plot(error_curve(query, gallery), title, threshold)
         for name, picture in pictures.items():
             save_png(picture, folder / f"{split}_{name}_{step:06d}.png")
             for logger in trainer.loggers:

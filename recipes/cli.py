@@ -33,11 +33,13 @@ from zoo.embeddings import EmbeddingWriter
 from zoo.world import World
 
 CONFIGS = Path(__file__).parent / "configs"
+_UNLISTED = ("queries", "pairs", "r_precision", "map_at_r")  # scores without a column of the printed tables
 _SUBCOMMANDS = ("fit", "validate", "test", "predict")
 
 
 def run(model: type[Evaluation], data: type[InstanceData], recipe: str, args: list[str] | None = None) -> "RecipeCLI":
-    """Run a recipe: `configs/base.yaml`, then `configs/<recipe>.yaml`, then the user's own flags and files.
+    """Run a recipe: `configs/base.yaml`, what the recipe shares with others of its family (`configs/expert.yaml` for
+    `expert_pet`), its own `configs/<recipe>.yaml`, then the user's own flags and files.
 
     Args:
         model: root of the run.
@@ -57,7 +59,8 @@ def run(model: type[Evaluation], data: type[InstanceData], recipe: str, args: li
     logging.getLogger("zoo").setLevel(logging.INFO)
     args = sys.argv[1:] if args is None else list(args)
     given = list(args)
-    defaults = [f"--config={CONFIGS / name}.yaml" for name in ("base", recipe)]
+    files = [CONFIGS / f"{name}.yaml" for name in dict.fromkeys(("base", recipe.split("_")[0], recipe))]
+    defaults = [f"--config={path}" for path in files if path.is_file()]
     command = next((i for i, word in enumerate(args) if word in _SUBCOMMANDS), None)
     if command is not None:
         args = [*args[: command + 1], *defaults, *args[command + 1 :]]
@@ -171,6 +174,10 @@ class RecipeCLI(LightningCLI):
     # ------------------------------------------------------------------ running
 
     def before_fit(self) -> None:
+        if not self.datamodule.validates:
+            for checkpoint in self.trainer.checkpoint_callbacks:
+                if str(getattr(checkpoint, "monitor", "")).startswith("val/"):
+                    checkpoint.monitor = None  # type: ignore[attr-defined]  # the last epoch counts as the best
         self.start = deepcopy(self.model.encoder)
         self.others = self._others()  # now, not after an hour of training, is the time to miss one
         if self.trainer.log_dir and not self._is_dry_run:
@@ -183,13 +190,19 @@ class RecipeCLI(LightningCLI):
         if not best or self._is_dry_run or self.trainer.interrupted:
             return
         folder = Path(self.trainer.log_dir or ".")
+        loggers = self.trainer.loggers
+        if self.datamodule.validates:  # calibrates the threshold; the scores are in the curves already
+            self.trainer.loggers = []
+            self.trainer.validate(self.model, self.datamodule, ckpt_path=best, verbose=False)
+            self.trainer.loggers = loggers
         results: dict[str, Any] = {}
         results["trained"] = self.trainer.test(self.model, self.datamodule, ckpt_path=best, verbose=False)[0]
         if self.trainer.is_global_zero:
             self._save_expert(folder / "expert", results["trained"])
-        loggers, self.trainer.loggers = self.trainer.loggers, []
+        self.trainer.loggers = []
         for name, encoder in self.others.items():
-            results[name] = self.trainer.test(Evaluation(encoder), self.datamodule, verbose=False)[0]
+            other = Evaluation(encoder, protocol=self.model.protocol)
+            results[name] = self.trainer.test(other, self.datamodule, verbose=False)[0]
         self.trainer.loggers = loggers
         self._print_results({name: results[name] for name in reversed(list(results))})
         self.say(
@@ -223,21 +236,27 @@ class RecipeCLI(LightningCLI):
             self.console.print(text, highlight=False, soft_wrap=True)
 
     def _save_expert(self, folder: Path, scores: dict[str, float]) -> None:
-        """The encoder with its card, as `zoo.load` takes it."""
+        """The encoder with its card, as `zoo.load` takes it; with its head where the data asks to name by it."""
         index = self.datamodule.index
-        names = ("rank1", "rank5", "mAP", "mINP", "r_precision", "map_at_r")
+        cameras = ", images of its own camera and identity left out" if (index.cameras >= 0).any() else ""
         zoo.save(
             self.model.encoder,
             folder,
             name=re.sub(r"[^A-Za-z0-9._+-]+", "_", self._get(self.config, "name")).lstrip("._+-") or "expert",
             overwrite=True,
+            category=self._get(self.config, "model").get("category") or "",
+            head=self.model.head if len(index.rows("closed")) else None,
             training_data=f"{index.root.resolve().name}: {index.describe()}",
             scores=[
                 zoo.Score(
                     dataset=f"{index.root.resolve().name}, test",
-                    protocol="each query against the gallery, itself excluded by index, cosine similarity",
+                    protocol=f"each query against the gallery by cosine similarity, itself left out by index{cameras}",
                     date=date.today().isoformat(),
-                    values={name: round(scores[f"test/{name}"], 4) for name in names},
+                    values={
+                        name.removeprefix("test/"): round(value, 4)
+                        for name, value in scores.items()
+                        if not re.search(r"queries|pairs|=.*/(?!rank1$|mAP$)", name)
+                    },
                 )
             ],
             recipe=self._command("fit"),
@@ -266,18 +285,48 @@ class RecipeCLI(LightningCLI):
         return shlex.join(["python", "-m", f"recipes.{self.recipe}", subcommand, *given, *more])
 
     def _print_results(self, results: dict[str, dict[str, float]]) -> None:
-        table = Table(title="identities never trained on, %")
-        table.add_column("encoder", no_wrap=True, overflow="fold")
-        names = ["rank1", "rank5", "mAP", "mINP"]
-        for name in [*names, "queries"]:
-            table.add_column(name, justify="right")
-        for encoder, scores in results.items():
-            plain = {key.split("/")[-1]: value for key, value in scores.items()}
-            table.add_row(
-                encoder, *(f"{100 * plain[n]:.1f}" for n in names if n in plain), f"{plain.get('queries', 0):.0f}"
-            )
+        """One table of retrieval; one of pairs, thresholds and naming, where there is such a thing."""
+        plain = {
+            encoder: {key.split("/", 1)[1]: value for key, value in scores.items() if "/" in key}
+            for encoder, scores in results.items()
+        }
+        last = list(plain.values())[-1]
+        ranks = sorted((n for n in last if re.fullmatch(r"rank\d+", n)), key=lambda n: int(n.removeprefix("rank")))
+        names = [*ranks, *(n for n in last if n.startswith("mAP") and "/" not in n), "mINP"]
+        rows = dict(plain)
+        for group in dict.fromkeys(name.split("/")[0] for name in last if "/" in name):
+            rows[f"  {group}"] = {n.split("/", 1)[1]: v for n, v in last.items() if n.startswith(f"{group}/")}
+        tables = [self._table("identities never trained on, %", names, rows, queries=True)]
+        rest = [n for n in last if n not in names and not n.startswith(_UNLISTED) and "/" not in n]
+        if rest:
+            tables.append(self._turned_table("pairs, thresholds, names, %", rest, plain))
         if self.trainer.is_global_zero:
-            self.console.print(table)
+            for table in tables:
+                self.console.print(table)
+
+    @staticmethod
+    def _table(title: str, names: list[str], rows: dict[str, dict[str, float]], queries: bool = False) -> Table:
+        table = Table(title=title, title_justify="left")
+        table.add_column("encoder", no_wrap=True, overflow="fold")
+        for name in [*names, *(["queries"] if queries else [])]:
+            table.add_column(name, justify="right")
+        for encoder, scores in rows.items():
+            cells = [f"{100 * scores[name]:.1f}" if name in scores else "" for name in names]
+            table.add_row(encoder, *cells, *([f"{scores.get('queries', 0):.0f}"] if queries else []))
+        return table
+
+
+    @staticmethod
+    def _turned_table(title: str, names: list[str], columns: dict[str, dict[str, float]]) -> Table:
+        """A line for each score; encoders without any are left out."""
+        columns = {encoder: scores for encoder, scores in columns.items() if any(name in scores for name in names)}
+        table = Table("score", title=title, title_justify="left")
+        for encoder in columns:
+            table.add_column(encoder, justify="right")
+        for name in names:
+            cells = (f"{100 * scores[name]:.1f}" if name in scores else "" for scores in columns.values())
+            table.add_row(name, *cells)
+        return table
 
 
 class SaveRunConfig(SaveConfigCallback):

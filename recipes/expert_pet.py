@@ -1,12 +1,12 @@
 """Train an expert that tells particular pets apart."""
 
-from experts.pet import PetExpert
+from experts.expert import Expert
 from recipes.cli import run
 from zoo.data.module import InstanceData
 
 
 def main(args: list[str] | None = None) -> None:
-    run(PetExpert, InstanceData, "expert_pet", args)
+    run(Expert, InstanceData, "expert_pet", args)
 
 
 if __name__ == "__main__":

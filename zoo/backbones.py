@@ -1,5 +1,6 @@
 """Encoders on timm trunks: any architecture of timm, with its own transform and width."""
 
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any, Literal
 
@@ -22,9 +23,10 @@ class TimmEncoder(IdentityEncoder):
         size: input height and width in pixels, or one number for both; null takes the backbone's own.
         pool: pooling that timm knows for this backbone (avg, max, avgmax, token, map); null takes its own.
         neck: bnneck, or null to use the pooled features as they are.
+        options: what else the architecture takes, such as drop_path_rate or output_stride.
 
     Raises:
-        ValueError: a backbone, pool or size that timm does not know or cannot build.
+        ValueError: a backbone, pool, size or option that timm does not know or cannot build.
     """
 
     def __init__(
@@ -34,10 +36,11 @@ class TimmEncoder(IdentityEncoder):
         size: int | tuple[int, int] | None = None,
         pool: str | None = None,
         neck: Literal["bnneck"] | None = "bnneck",
+        options: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self._init_args = {"backbone": backbone, "size": size, "pool": pool, "neck": neck}
-        self.trunk = create_trunk(backbone, pretrained, size, pool)
+        self._init_args = {"backbone": backbone, "size": size, "pool": pool, "neck": neck, "options": options}
+        self.trunk = create_trunk(backbone, pretrained, size, pool, options)
         self.transform = trunk_transform(self.trunk, size)
         self.embed_dim = _pooled_width(self.trunk, self.transform.size)
         self.bnneck = nn.BatchNorm1d(self.embed_dim) if neck == "bnneck" else None
@@ -55,6 +58,22 @@ class TimmEncoder(IdentityEncoder):
     def neck(self, features: Tensor) -> Tensor:
         return features if self.bnneck is None else self.bnneck(features)
 
+    def resize(self, size: int | tuple[int, int]) -> None:
+        """Take images of another size from now on; a transformer's position embeddings are resampled.
+
+        Args:
+            size: height and width in pixels, or one number for both.
+
+        Raises:
+            ValueError: a size that does not divide into the trunk's patches.
+        """
+        _check_patches_fit(str(self._init_args["backbone"]), self.trunk, size)
+        height, width = (size, size) if isinstance(size, int) else size
+        if hasattr(self.trunk, "set_input_size"):
+            self.trunk.set_input_size(img_size=(height, width))
+        self.transform = replace(self.transform, size=(height, width))
+        self._init_args["size"] = size if isinstance(size, int) else list(size)
+
     def no_weight_decay(self) -> set[str]:
         """What timm spares from decay in this trunk: position embeddings, class tokens."""
         spared: Any = getattr(self.trunk, "no_weight_decay", set)
@@ -71,7 +90,11 @@ class TimmEncoder(IdentityEncoder):
 
 
 def create_trunk(
-    backbone: str, pretrained: bool = False, size: int | tuple[int, int] | None = None, pool: str | None = None
+    backbone: str,
+    pretrained: bool = False,
+    size: int | tuple[int, int] | None = None,
+    pool: str | None = None,
+    options: dict[str, Any] | None = None,
 ) -> nn.Module:
     """A timm model without its classifier.
 
@@ -86,16 +109,16 @@ def create_trunk(
         near = get_close_matches(backbone, known, n=3, cutoff=0.5)
         hint = f"Did you mean {', '.join(near)}?" if near else "`timm.list_models()` lists them."
         raise ValueError(f"Unknown backbone {backbone!r}: timm {timm.__version__} has no such architecture. {hint}")
-    options: dict[str, Any] = {"pretrained": pretrained, "num_classes": 0}
+    arguments: dict[str, Any] = {**(options or {}), "pretrained": pretrained, "num_classes": 0}
     if pool is not None:
-        options["global_pool"] = pool
+        arguments["global_pool"] = pool
     if size is not None and _takes_img_size(backbone):
-        options["img_size"] = size
+        arguments["img_size"] = size
     try:
-        trunk = timm.create_model(backbone, **options)
+        trunk = timm.create_model(backbone, **arguments)
     except (RuntimeError, AssertionError, TypeError, OSError) as error:
         raise ValueError(
-            f"timm could not build backbone {backbone!r} with pool={pool!r}, size={size!r}, "
+            f"timm could not build backbone {backbone!r} with pool={pool!r}, size={size!r}, options={options!r}, "
             f"pretrained={pretrained}: {error}. Choose a pool and size that this backbone offers"
             + (", or set pretrained to false where its weights cannot be had." if pretrained else ".")
         ) from error

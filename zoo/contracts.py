@@ -20,7 +20,7 @@ class IdentityBatch(NamedTuple):
         identities: (B,) int64, numbered over the whole index (all splits), so that no two splits share one.
         cameras: (B,) int64, -1 where the data has no cameras.
         indices: (B,) int64, the row of each image in the `IdentityIndex`.
-        attributes: (B, A) int64 class of every attribute of the index, A = 0 where it has none.
+        attributes: (B, A) int64 class of every attribute of the index, -1 where an image has none; A = 0 without any.
         skipped: "path: reason" of every image of this batch that could not be read and is therefore not in it.
     """
 
@@ -72,6 +72,14 @@ class IdentityEncoder(ZooModule):
             return F.normalize(self(images).float(), dim=1)
         finally:
             self.train(was_training)
+
+    def resize(self, size: int | tuple[int, int]) -> None:
+        """Take images of another height and width, in pixels, from now on.
+
+        Raises:
+            TypeError: this encoder has one size only.
+        """
+        raise TypeError(f"{type(self).__name__} takes {self.transform.size} only. Set size to null.")
 
     def layer_rates(self, decay: float) -> dict[str, float]:
         """Parameter name -> learning-rate multiple, `decay` once for every layer further from the output.

@@ -6,14 +6,27 @@ from torch import Tensor
 from torch.distributed.nn.functional import all_gather
 
 
-def world_size() -> int:
-    """Number of processes of this run, 1 outside a distributed run."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+def world_size(group: dist.ProcessGroup | None = None) -> int:
+    """Number of processes of this run, or of a group of them; 1 outside a distributed run."""
+    return dist.get_world_size(group) if dist.is_available() and dist.is_initialized() else 1
 
 
-def rank() -> int:
-    """Number of this process, 0 outside a distributed run."""
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+def rank(group: dist.ProcessGroup | None = None) -> int:
+    """Number of this process in the run, or in a group; 0 outside a distributed run."""
+    return dist.get_rank(group) if dist.is_available() and dist.is_initialized() else 0
+
+
+def sum_over_ranks(tensor: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
+    """The sum of every rank's tensor, on every rank, without gradient.
+
+    Args:
+        tensor: the same shape and type on every rank; left as it is.
+        group: the processes that take part, None for all.
+    """
+    total = tensor.detach().clone()
+    if world_size(group) > 1:
+        dist.all_reduce(total, group=group)
+    return total
 
 
 def gather_with_gradient(tensor: Tensor) -> Tensor:

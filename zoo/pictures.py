@@ -1,13 +1,18 @@
-"""Pictures of what an encoder does: retrieval sheets and similarity histograms, for TensorBoard and as PNG."""
+"""Pictures of what an encoder does: retrieval sheets, similarity histograms, error curves, for TensorBoard and as PNG."""
 
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
-from zoo.metrics import SimilarityHistogram
+from zoo.metrics import ErrorCurve, SimilarityHistogram
+
+if TYPE_CHECKING:  # plots are drawn by one process of several: the others do without
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 GREEN, RED, GREY = (46, 160, 67), (215, 58, 73), (120, 120, 120)
 _GAP = 8
@@ -49,31 +54,63 @@ def sheet(rows: Sequence[Sequence[Image.Image]], captions: Sequence[Sequence[str
     return page
 
 
-def histogram_plot(histogram: SimilarityHistogram, title: str = "") -> Image.Image:
-    """Densities of the similarity of positive and of negative pairs, over each other."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
+def histogram_plot(histogram: SimilarityHistogram, title: str = "", threshold: float | None = None) -> Image.Image:
+    """Densities of the similarity of positive and of negative pairs, over each other, with the line between them."""
+    figure, axes = _figure()
     edges = histogram.edges.cpu().numpy()
-    figure = Figure(figsize=(6, 3.4), dpi=110)
-    canvas, axes = FigureCanvasAgg(figure), figure.subplots()
     for counts, label, colour in (
         (histogram.negative, "different identities", RED),
         (histogram.positive, "same identity", GREEN),
     ):
         pairs = counts.cpu().numpy()
         density = pairs / max(1, pairs.sum()) / np.diff(edges)
-        axes.stairs(
-            density, edges, fill=True, alpha=0.5, color=np.array(colour) / 255, label=f"{label} ({pairs.sum():,})"
-        )
+        axes.stairs(density, edges, fill=True, alpha=0.5, color=_plot(colour), label=f"{label} ({pairs.sum():,})")
     occupied = np.flatnonzero((histogram.positive + histogram.negative).cpu().numpy())
     if len(occupied):
         axes.set_xlim(edges[occupied[0]] - 0.02, min(1.02, edges[occupied[-1] + 1] + 0.02))
+    _mark(axes, threshold)
     axes.set(xlabel="cosine similarity", ylabel="density", title=title)
     axes.legend(frameon=False, fontsize=8)
+    return _drawn(figure)
+
+
+def error_plot(curve: ErrorCurve, title: str = "", threshold: float | None = None) -> Image.Image:
+    """False acceptance and false rejection rate over the threshold, from where the first falls below one."""
+    figure, axes = _figure()
+    first = max(0, int((curve.far < 1).int().argmax()) - 1)
+    thresholds = curve.thresholds[first:].numpy()
+    axes.plot(thresholds, curve.far[first:].numpy(), color=_plot(RED), label="false acceptance")
+    axes.plot(thresholds, curve.frr[first:].numpy(), color=_plot(GREEN), label="false rejection")
+    _mark(axes, threshold)
+    axes.set_yscale("symlog", linthresh=1e-3)
+    axes.set(xlabel="threshold of cosine similarity", ylabel="share of pairs", title=title, ylim=(0, 1.05))
+    axes.set_yticks([0, 1e-3, 1e-2, 1e-1, 1], ["0", "0.001", "0.01", "0.1", "1"])
+    axes.legend(frameon=False, fontsize=8)
+    return _drawn(figure)
+
+
+def _figure() -> tuple["Figure", "Axes"]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.4), dpi=110)
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots()
+
+
+def _mark(axes: "Axes", threshold: float | None) -> None:
+    if threshold is not None:
+        axes.axvline(threshold, color="black", linestyle="--", linewidth=1, label=f"threshold {threshold:.3f}")
+
+
+def _plot(colour: tuple[int, int, int]) -> tuple[float, ...]:
+    return tuple(channel / 255 for channel in colour)
+
+
+def _drawn(figure: "Figure") -> Image.Image:
     figure.tight_layout()
     buffer = BytesIO()
-    canvas.print_png(buffer)
+    figure.savefig(buffer, format="png")
     return Image.open(buffer).convert("RGB")
 
 

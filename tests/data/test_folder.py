@@ -27,17 +27,6 @@ def test_given_splits_are_kept(tmp_path):
     assert all(path.split("/")[0] == split for path, split in zip(index.paths, index.splits, strict=True))
 
 
-def test_attributes_are_joined_by_path(tmp_path):
-    write_identities(tmp_path, identities=4, views=2)
-    lines = [f"id_{i:03d}/{v}.png,colour{i},side{v}" for i in range(4) for v in range(2)]
-    (tmp_path / "attributes.csv").write_text("\n".join(["path,colour,side", *reversed(lines)]))
-    index = read(tmp_path)
-    assert all(c == f"colour{int(p[3:6])}" for c, p in zip(index.attributes["colour"], index.paths, strict=True))
-    (tmp_path / "attributes.csv").write_text("path,colour\nid_000/0.png,red\n")
-    with pytest.raises(ValueError, match="no row for 7 images"):
-        read(tmp_path)
-
-
 def test_hidden_and_foreign_files_are_left_alone_and_subfolders_read(tmp_path):
     write_identities(tmp_path, identities=4, views=2)
     (tmp_path / ".cache").mkdir()

@@ -1,94 +1,28 @@
 """Retrieval metrics against a plain ranking written out here, against a library, and over processes."""
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from zoo.metrics import (
-    TIE_WIDTH,
-    EmbeddingSet,
-    RetrievalMetrics,
-    nearest,
-    positive_ranks,
-    score_queries,
-    similarity_blocks,
-    similarity_histogram,
-    unit_norm,
-)
-
-ONE_ROW_BLOCKS = 1
+from tests.metrics.items import ONE_ROW_BLOCKS, as_set, evaluate, make_items, on_a_circle, ranked_relevance, tied_items
+from zoo.metrics import RetrievalMetrics, nearest, positive_ranks, retrieval, score_queries
 
 
-def make_items(
-    count: int = 60, people: int = 7, cameras: int | None = 3, width: int = 6, seed: int = 0
-) -> dict[str, Tensor]:
-    """Random items as `RetrievalMetrics.update` takes them: some query, some gallery, some both."""
-    draw = torch.Generator().manual_seed(seed)
-    identities = torch.randint(people, (count,), generator=draw)
-    centres = torch.randn(people, width, generator=draw)
-    noise = torch.randn(count, width, generator=draw)
-    items = {
-        "embeddings": centres[identities] + 1.5 * noise,
-        "identities": identities,
-        "indices": torch.randperm(10 * count, generator=draw)[:count],
-        "is_query": torch.rand(count, generator=draw) < 0.5,
-        "is_gallery": torch.rand(count, generator=draw) < 0.8,
-    }
-    if cameras is not None:
-        items["cameras"] = torch.randint(cameras, (count,), generator=draw)
-    return items
-
-
-def evaluate(items: dict[str, Tensor], **options: Any) -> dict[str, float]:
-    metrics = RetrievalMetrics(**options)
-    metrics.update(**items)
-    return {name: value.item() for name, value in metrics.compute().items()}
-
-
-def as_set(items: dict[str, Tensor], role: str | None = None) -> EmbeddingSet:
-    everything = EmbeddingSet(
-        unit_norm(items["embeddings"]), items["identities"], items["indices"], items.get("cameras")
-    )
-    return everything if role is None else everything.select(items[role])
-
-
-def ranked_relevance(items: dict[str, Tensor]) -> Iterator[tuple[int, list[bool]]]:
-    """For each query: its position and, from the best gallery item to the worst, whether it is a positive."""
-    rows = items["embeddings"].double().numpy()
-    rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    identity, index = items["identities"].tolist(), items["indices"].tolist()
-    camera = items["cameras"].tolist() if "cameras" in items else None
-    everyone = [True] * len(rows)
-    is_query = items["is_query"].tolist() if "is_query" in items else everyone
-    is_gallery = items["is_gallery"].tolist() if "is_gallery" in items else everyone
-    for q in range(len(rows)):
-        if not is_query[q]:
-            continue
-        ranking_keys = []
-        for g in range(len(rows)):
-            same = identity[g] == identity[q]
-            seen_there = camera is not None and camera[g] == camera[q]
-            if not is_gallery[g] or index[g] == index[q] or (same and seen_there):
-                continue
-            score = float(rows[q] @ rows[g])
-            # Pessimistic: a positive stands behind every negative that is as good.
-            ranking_keys.append((-(score - TIE_WIDTH), 1, True) if same else (-score, 0, False))
-        yield q, [positive for _, _, positive in sorted(ranking_keys)]
-
-
-def brute_force(items: dict[str, Tensor], ks: tuple[int, ...] = (1, 5, 10)) -> dict[str, float]:
-    totals = dict.fromkeys([*(f"rank{k}" for k in ks), "mAP", "mINP", "r_precision", "map_at_r"], 0.0)
+def brute_force(
+    items: dict[str, Tensor], ks: tuple[int, ...] = (1, 5, 10), map_ks: tuple[int, ...] = (), group: int | None = None
+) -> dict[str, float]:
+    names = [*(f"rank{k}" for k in ks), "mAP", "mINP", "r_precision", "map_at_r", *(f"mAP@{k}" for k in map_ks)]
+    totals = dict.fromkeys(names, 0.0)
     queries = skipped = 0
-    for _, relevance in ranked_relevance(items):
+    for query, relevance in ranked_relevance(items):
+        if group is not None and items["groups"][query] != group:
+            continue
         relevant = sum(relevance)
         if relevant == 0:
             skipped += 1
@@ -105,6 +39,9 @@ def brute_force(items: dict[str, Tensor], ks: tuple[int, ...] = (1, 5, 10)) -> d
                 totals["map_at_r"] += hits / rank / relevant
             if hits == relevant:
                 totals["mINP"] += relevant / rank
+            for k in map_ks:
+                if rank <= k:
+                    totals[f"mAP@{k}"] += hits / rank / min(k, relevant)
         for k in ks:
             totals[f"rank{k}"] += any(relevance[:k])
     means = {name: total / queries if queries else math.nan for name, total in totals.items()}
@@ -115,11 +52,6 @@ def assert_equals_brute_force(items: dict[str, Tensor], **options: Any) -> dict[
     result = evaluate(items, **options)
     assert result == pytest.approx(brute_force(items), abs=1e-6, nan_ok=True)
     return result
-
-
-def on_a_circle(*degrees: float) -> Tensor:
-    angles = torch.tensor(degrees) * math.pi / 180
-    return torch.stack([angles.cos(), angles.sin()], dim=1)
 
 
 # --- numbers
@@ -184,6 +116,71 @@ def test_blocks_and_threads_change_nothing(block_bytes: int, threads: int) -> No
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_cameras_of_some_items_only(seed: int) -> None:
+    items = make_items(seed=seed)
+    items["cameras"] -= 1
+    assert (items["cameras"] == -1).any() and (items["cameras"] >= 0).any()
+    mixed = assert_equals_brute_force(items)
+    # Given in parts, the part without cameras as None.
+    without = items["cameras"] == -1
+    parts = RetrievalMetrics()
+    parts.update(**{name: values[~without] for name, values in items.items()})
+    parts.update(**{name: values[without] for name, values in items.items() if name != "cameras"})
+    assert {name: value.item() for name, value in parts.compute().items()} == mixed
+    assert mixed != evaluate(items | {"cameras": items["cameras"] + 1}), "camera 0 would have made junk"
+
+
+def test_no_camera_equals_camera_minus_one() -> None:
+    items = make_items(cameras=None)
+    nowhere = torch.full_like(items["identities"], -1)
+    assert evaluate(items | {"cameras": nowhere}) == evaluate(items)
+    every, none = as_set(items | {"cameras": nowhere}), as_set(items)
+    for query, gallery in [(every, none), (none, every), (every, every)]:
+        found, expected = nearest(query, gallery, 5), nearest(none, none, 5)
+        assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
+
+
+def test_map_at_k_by_hand() -> None:
+    """Positives at ranks 1, 3, 4; the denominator is min(k, 3)."""
+    items = {
+        "embeddings": on_a_circle(0, 10, 20, 30, 40, 50),
+        "identities": torch.tensor([1, 1, 2, 1, 1, 3]),
+        "indices": torch.arange(6),
+        "is_query": torch.arange(6) == 0,
+    }
+    result = evaluate(items, map_ks=(1, 2, 3, 10))
+    assert result["mAP@1"] == 1
+    assert result["mAP@2"] == pytest.approx(1 / 2)
+    assert result["mAP@3"] == pytest.approx((1 + 2 / 3) / 3)
+    assert result["mAP@10"] == pytest.approx((1 + 2 / 3 + 3 / 4) / 3) == pytest.approx(result["mAP"])
+
+
+@pytest.mark.parametrize("people", [3, 20])
+def test_map_at_k_random(people: int) -> None:
+    for items in (make_items(people=people, seed=1), tied_items()):
+        result = evaluate(items, map_ks=(1, 3, 1000))
+        assert result == pytest.approx(brute_force(items, map_ks=(1, 3, 1000)), abs=1e-6)
+
+
+def test_groups_of_queries() -> None:
+    """Each group is scored against the whole gallery; -1 is in none; a group without valid query is nan."""
+    items = make_items(count=90, people=8)
+    items["groups"] = torch.randint(-1, 3, (90,), generator=torch.Generator().manual_seed(3)) * 5
+    items["groups"][items["groups"] < 0] = -1
+    alone = int(items["is_query"].nonzero()[0])
+    items["identities"][alone], items["groups"][alone] = 99, 77
+    result = evaluate(items, map_ks=(3,))
+    overall = {name: value for name, value in result.items() if "/" not in name}
+    assert overall == pytest.approx(brute_force(items, map_ks=(3,)), abs=1e-6)
+    assert overall == evaluate({name: v for name, v in items.items() if name != "groups"}, map_ks=(3,))
+    for group in (0, 5, 10, 77):
+        named = {name.split("/")[0]: value for name, value in result.items() if name.endswith(f"/{group}")}
+        assert named == pytest.approx(brute_force(items, map_ks=(3,), group=group), abs=1e-6, nan_ok=True)
+    assert {name.split("/")[1] for name in result if "/" in name} == {"0", "5", "10", "77"}
+    assert math.isnan(result["mAP/77"]) and result["queries_skipped/77"] == 1
+
+
 def test_more_positives_than_negatives() -> None:
     assert_equals_brute_force(make_items(count=200, people=2, cameras=None))
 
@@ -208,27 +205,8 @@ def test_agrees_with_pytorch_metric_learning() -> None:
 # --- ties and copies
 
 
-def tied_items() -> dict[str, Tensor]:
-    items = make_items(width=3, seed=5)
-    items["embeddings"] = torch.randint(-1, 2, (60, 3), generator=torch.Generator().manual_seed(1)).float()
-    items["embeddings"][::20] = 0
-    return items
-
-
 def test_massive_ties_and_zero_vectors() -> None:
     assert_equals_brute_force(tied_items())
-
-
-@pytest.mark.parametrize("block_bytes", [ONE_ROW_BLOCKS, 20_000, 2**26])
-def test_collapsed_encoder_ranks_last(block_bytes: int) -> None:
-    """Also where float32 products of identical vectors differ in the last bit, as they do between kernels."""
-    row = torch.randn(1, 513, generator=torch.Generator().manual_seed(0))
-    items = EmbeddingSet(unit_norm(row).repeat(101, 1), torch.arange(101) % 10, torch.arange(101))
-    for queries, ranks in positive_ranks(items, items, block_bytes):
-        for query, row_ranks in zip(queries.tolist(), ranks.tolist(), strict=True):
-            positives = 10 if query % 10 == 0 else 9
-            negatives = 100 - positives
-            assert row_ranks[:positives] == list(range(negatives + 1, negatives + positives + 1))
 
 
 def test_ties_among_positives_do_not_matter() -> None:
@@ -331,6 +309,8 @@ def test_not_finite_is_refused_by_index() -> None:
         ({"indices": torch.arange(4)}, r"indices have shape \(4,\) beside 5"),
         ({"embeddings": torch.ones(5)}, r"embeddings have shape \(5,\)"),
         ({"is_query": torch.ones(5)}, "is_query is torch.float32"),
+        ({"groups": torch.ones(5)}, "groups are torch.float32"),
+        ({"groups": torch.arange(4)}, r"groups are torch.int64 of shape \(4,\)"),
     ],
 )
 def test_wrong_input_is_refused(change: dict[str, Tensor], message: str) -> None:
@@ -348,12 +328,14 @@ def test_one_index_for_two_items_is_refused() -> None:
         metrics.compute()
 
 
-def test_cameras_in_some_updates_only_are_refused() -> None:
+@pytest.mark.parametrize("column", ["identities", "cameras", "groups"])
+def test_one_index_with_two_values_is_refused(column: str) -> None:
+    items = make_items(count=4)
+    items["groups"] = torch.zeros(4, dtype=torch.int64)
     metrics = RetrievalMetrics()
-    metrics.update(**make_items(count=4))
-    later = make_items(count=4, cameras=None)
-    metrics.update(**later | {"indices": later["indices"] + 1000})
-    with pytest.raises(ValueError, match="4 of 8 items have no camera"):
+    metrics.update(**items)
+    metrics.update(**items | {column: items[column] + 1})
+    with pytest.raises(ValueError, match="or for two cameras or groups"):
         metrics.compute()
 
 
@@ -364,16 +346,7 @@ def test_two_widths_are_refused() -> None:
         metrics.update(**make_items(width=4))
 
 
-def test_raw_embeddings_are_refused_by_the_core() -> None:
-    raw = EmbeddingSet(2 * torch.eye(3), torch.arange(3), torch.arange(3))
-    with pytest.raises(ValueError, match="has length 2, not 1"):
-        nearest(raw, raw, k=1)
-    half = EmbeddingSet(torch.eye(3).half(), torch.arange(3), torch.arange(3))
-    with pytest.raises(ValueError, match="float16"):
-        next(similarity_blocks(half, half))
-
-
-@pytest.mark.parametrize("options", [{"ks": ()}, {"ks": (0, 1)}, {"kss": (1,)}])
+@pytest.mark.parametrize("options", [{"ks": ()}, {"ks": (0, 1)}, {"kss": (1,)}, {"map_ks": (0,)}])
 def test_wrong_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="ks"):
         RetrievalMetrics(**options)
@@ -449,114 +422,61 @@ def test_scores_of_each_query() -> None:
         assert scores["rank1"][row].item() == pytest.approx(expected, nan_ok=True)
 
 
-# --- neighbours and histogram
-
-
-@pytest.mark.parametrize("block_bytes", [ONE_ROW_BLOCKS, 3_000, 2**26])
-def test_nearest(block_bytes: int) -> None:
-    items = make_items()
-    query, gallery = as_set(items, "is_query"), as_set(items, "is_gallery")
-    scores, positions = nearest(query, gallery, k=5, block_bytes=block_bytes)
-    similarity = query.embeddings.double() @ gallery.embeddings.double().T
-    assert query.cameras is not None and gallery.cameras is not None
-    junk = query.identities[:, None] == gallery.identities
-    junk &= query.cameras[:, None] == gallery.cameras
-    junk |= query.indices[:, None] == gallery.indices
-    expected = similarity.masked_fill(junk, -torch.inf).sort(dim=1, descending=True)
-    assert torch.equal(positions, expected.indices[:, :5])
-    assert torch.allclose(scores.double(), expected.values[:, :5], atol=1e-6)
-
-
-def test_nearest_with_too_few() -> None:
-    items = EmbeddingSet(on_a_circle(0, 10, 25), torch.tensor([1, 1, 2]), torch.arange(3))
-    scores, positions = nearest(items, items, k=5)
-    assert positions.tolist() == [[1, 2, -1, -1, -1], [0, 2, -1, -1, -1], [1, 0, -1, -1, -1]]
-    assert (scores[:, 2:] == -torch.inf).all()
-    with pytest.raises(ValueError, match="k is 0"):
-        nearest(items, items, k=0)
-
-
-@pytest.mark.parametrize("block_bytes", [ONE_ROW_BLOCKS, 3_000, 2**26])
-def test_histogram(block_bytes: int) -> None:
-    items = make_items()
-    items["embeddings"][7] = items["embeddings"][3]  # a similarity of 1 belongs to the last bin
-    query, gallery = as_set(items, "is_query"), as_set(items, "is_gallery")
-    histogram = similarity_histogram(query, gallery, bins=20, block_bytes=block_bytes)
-    positive, negative = np.zeros(20, int), np.zeros(20, int)
-    for q in range(len(query)):
-        for g in range(len(gallery)):
-            score = float(query.embeddings[q].double() @ gallery.embeddings[g].double())
-            place = min(19, int((score + 1) * 10))
-            same = bool(query.identities[q] == gallery.identities[g])
-            junk = bool(query.indices[q] == gallery.indices[g])
-            assert query.cameras is not None and gallery.cameras is not None
-            junk |= same and bool(query.cameras[q] == gallery.cameras[g])
-            if not junk:
-                (positive if same else negative)[place] += 1
-    assert histogram.positive.tolist() == positive.tolist()
-    assert histogram.negative.tolist() == negative.tolist()
-    assert len(histogram.edges) == 21
-
-
-# --- memory
-
-
-class LargestTensor(TorchDispatchMode):
-    """Remembers the size in bytes of the largest tensor that any operation returned."""
-
-    largest = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **kwargs or {})
-        for value in result if isinstance(result, tuple | list) else [result]:
-            if isinstance(value, Tensor):
-                self.largest = max(self.largest, value.numel() * value.element_size())
-        return result
-
-
-@pytest.mark.parametrize("people", [1, 300])
-@pytest.mark.parametrize("function", [score_queries, lambda q, g, block_bytes: nearest(q, g, 5, block_bytes)])
-def test_memory_is_bounded(people: int, function: Any) -> None:
-    """The whole matrix would be 1 MB. With one identity every gallery item is a positive of every query."""
-    items = as_set(make_items(count=500, people=people, cameras=None, width=4))
-    budget = 2**18
-    with LargestTensor() as seen:
-        function(items, items, block_bytes=budget)
-    assert 2**16 <= seen.largest <= budget
-
-
 # --- processes
 
 
-def _evaluate_shard(rank: int, folder: str) -> None:
-    """Three processes: all with data, one of them without, and a group of two of them."""
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=3)
-    items = make_items(count=90, width=17)
+def _record_share(shares: list[int]) -> Any:
+    """`score_queries` that notes how many queries it has scored."""
+
+    def noted(*args: Any, **options: Any) -> dict[str, Tensor]:
+        scores = score_queries(*args, **options)
+        shares.append(int((~scores["mAP"].isnan()).sum()))
+        return scores
+
+    return noted
+
+
+def _evaluate_shard(rank: int, folder: str, processes: int) -> None:
+    """All processes with data, one of them without, and a group of two of them."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=processes)
+    items = items_of_all_processes()
     pair = dist.new_group([0, 1])
+    thirds, halves = [range(0, 10), range(10, 60), range(60, 90)], [range(45, 90), range(0, 45)]
     shards = {
-        "three": ([range(0, 10), range(10, 60), range(60, 90)], None),
-        "empty": ([range(0, 55), range(0, 0), range(50, 90)], None),  # five items come twice
-        "two": ([range(45, 90), range(0, 45), range(0, 0)], pair),
+        "all": (thirds if processes == 3 else halves, None),
+        "empty": ([range(0, 90), range(0, 0), range(50, 90)], None),  # items of rank 2 come twice
+        "two": ([*halves, range(0)], pair),
     }
+    shares: list[int] = []
+    retrieval.score_queries = _record_share(shares)
     for name, (parts, group) in shards.items():
         if group is not None and rank == 2:
             continue
-        metrics = RetrievalMetrics(process_group=group)
+        metrics = RetrievalMetrics(map_ks=(3,), block_bytes=4_000, process_group=group)
         for start in range(0, len(parts[rank]), 8):
             part = list(parts[rank][start : start + 8])
             metrics.update(**{key: values[part] for key, values in items.items()})
         before = len(metrics.records)
-        torch.save(metrics.compute(), Path(folder) / f"{name}_{rank}.pt")
+        torch.save((metrics.compute(), shares[-1]), Path(folder) / f"{name}_{rank}.pt")
         assert len(metrics.records) == before  # each process has its own shard back
     dist.destroy_process_group()
 
 
-def test_processes_agree_to_the_bit(tmp_path: Path) -> None:
-    # A fork server imports the libraries once for all three, and has no threads yet that a fork would lose.
+def items_of_all_processes() -> dict[str, Tensor]:
+    items = make_items(count=90, width=17)
+    return items | {"groups": items["identities"] % 3 - 1, "cameras": items["cameras"] - 1}
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_agree_to_the_bit(tmp_path: Path, processes: int) -> None:
+    # A fork server imports the libraries once for all, and has no threads yet that a fork would lose.
     mp.get_context("forkserver").set_forkserver_preload(["zoo.metrics", "pytest"])
-    mp.start_processes(_evaluate_shard, args=(str(tmp_path),), nprocs=3, start_method="forkserver")
-    expected = evaluate(make_items(count=90, width=17))
-    files = sorted(tmp_path.glob("*.pt"))
-    assert len(files) == 3 + 3 + 2
-    for file in files:
-        assert {name: value.item() for name, value in torch.load(file).items()} == expected, file.name
+    mp.start_processes(_evaluate_shard, args=(str(tmp_path), processes), nprocs=processes, start_method="forkserver")
+    expected = evaluate(items_of_all_processes(), map_ks=(3,), block_bytes=4_000)
+    assert expected["queries"] > 20 and "mAP@3/1" in expected
+    for name, count in (("all", processes), ("empty", processes), ("two", 2)):
+        results = [torch.load(tmp_path / f"{name}_{rank}.pt") for rank in range(count)]
+        for scores, share in results:
+            assert {key: value.item() for key, value in scores.items()} == expected, name
+            assert 0 < share < expected["queries"]  # each has scored a part
+        assert sum(share for _, share in results) == expected["queries"]

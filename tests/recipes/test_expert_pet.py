@@ -112,7 +112,7 @@ def test_a_manifest_fixes_the_split_of_another_run(run, tmp_path, monkeypatch):
     main(["fit", *TINY, f"--data.manifest={folder}/manifest.csv", "--trainer.max_epochs=1", "--name=again"])
     assert (tmp_path / "runs/again/version_0/manifest.csv").read_bytes() == (folder / "manifest.csv").read_bytes()
     root = IdentityIndex.load(folder / "manifest.csv", Path("."))
-    assert set(root.splits) == {"train", "val", "test"}
+    assert set(root.splits) == {"train", "closed", "val", "test"}
 
 
 def assert_same_end(resumed: Path, uninterrupted: Path) -> None:
@@ -170,7 +170,14 @@ REFUSED = {
     "unknown card": (["--model.init_from=pet_mobilenet"], 1, "pet_mobilenet"),
     "no such checkpoint": (["--ckpt_path=gone.ckpt"], 1, "No checkpoint gone.ckpt"),
     "card to compare with": (["--compare_with=[general_mobilnet]"], 1, "general_mobilenetv3s050.world"),
-    "two starts": (["--model.init_from=general_mobilenetv3s050.world"], 1, "size 48 would be ignored"),
+    "two starts": (
+        ["--model.init_from=general_mobilenetv3s050.world", "--model.pool=max"], 1, "pool max would be ignored"
+    ),
+    "unknown category": (["--model.category=pett"], 1, "Did you mean 'pet'"),
+    "group that is not there": (["--model.protocol.group_by=breed"], 1, "It has: category, species"),
+    "folder beside sources": (
+        ["--data.root=photos", "--data.sources=[{root: more}]"], 1, "Name the folder as one of the sources"
+    ),
     "not a checkpoint": (["--ckpt_path=pyproject.toml"], 1, "cannot be read"),
     "frozen nothing": (["--model.freeze=[encoder.trnk]"], 1, "names no parameter"),
     "all frozen": (["--model.freeze=['*']"], 1, "nothing is left to train"),
@@ -192,7 +199,7 @@ def test_another_architectures_checkpoint_is_refused(run, tmp_path, monkeypatch,
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit):
         main(["test", *WORLD, *SCRATCH, f"--ckpt_path={run[0]}/checkpoints/best.ckpt", "--model.backbone=test_resnet"])
-    assert "The checkpoint is not of this PetExpert" in capsys.readouterr().err
+    assert "The checkpoint is not of this Expert" in capsys.readouterr().err
 
 
 def test_a_misspelt_key_in_a_file_is_refused(tmp_path, monkeypatch, capsys):

@@ -59,6 +59,20 @@ def augmentation_seed(seed: int, key: Key) -> int:
     return int(np.random.SeedSequence((seed, *key)).generate_state(1, np.uint64)[0])
 
 
+def classes_of(column: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """The values of a column of an index in sorted order, and each row's place among them, -1 where it is "".
+
+    Args:
+        column: (N,) str.
+
+    Returns:
+        C values, and (N,) int64.
+    """
+    values, codes = np.unique(column, return_inverse=True)
+    unknown = int(len(values) > 0 and values[0] == "")
+    return values[unknown:].tolist(), codes.astype(np.int64) - unknown
+
+
 class Collate:
     """Items -> `IdentityBatch`. A class, not a closure, so that worker processes can be spawned.
 
@@ -69,17 +83,16 @@ class Collate:
 
     def __init__(self, index: IdentityIndex, size: tuple[int, int]) -> None:
         self.index, self.size = index, size
-        columns = [np.unique(column, return_inverse=True)[1] for column in index.attributes.values()]
+        columns = [classes_of(column)[1] for column in index.attributes.values()]
         self.attributes = np.stack(columns, axis=1) if columns else np.zeros((len(index), 0), dtype=np.int64)
 
     def __call__(self, items: Sequence[Item]) -> IdentityBatch:
         images = [item.image for item in items if item.image is not None]
         rows = np.array([item.row for item in items if item.image is not None], dtype=np.int64)
-        cameras = np.full(len(rows), -1) if self.index.cameras is None else self.index.cameras[rows]
         return IdentityBatch(
             images=torch.stack(images) if images else torch.zeros(0, 3, *self.size, dtype=torch.uint8),
             identities=torch.from_numpy(self.index.identities[rows]),
-            cameras=torch.from_numpy(cameras.astype(np.int64)),
+            cameras=torch.from_numpy(self.index.cameras[rows]),
             indices=torch.from_numpy(rows),
             attributes=torch.from_numpy(self.attributes[rows].astype(np.int64)),
             skipped=tuple(f"{self.index.paths[i.row]}: {i.reason}" for i in items if i.image is None),

@@ -1,6 +1,7 @@
 """InstanceData: any reader, or the procedural world, as a LightningDataModule."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from torch.utils.data import DataLoader
 from zoo.contracts import IdentityBatch
 from zoo.data.dataset import Collate, IdentityDataset
 from zoo.data.index import IdentityIndex
+from zoo.data.join import Source, read_sources
 from zoo.data.readers import find_reader
 from zoo.data.samplers import PKSampler, ShardSampler
 from zoo.data.transforms import Augment, Transform
@@ -23,15 +25,18 @@ log = logging.getLogger(__name__)
 class InstanceData(LightningDataModule):
     """Images of known identities, in batches that metric learning needs.
 
-    The transform is that of the model's encoder. With `root` null, the procedural world is drawn (once, cached)
-    and read instead.
+    The images come from `root`; else from several `sources`, joined; else the procedural world is drawn (once,
+    cached). The transform is that of the model's encoder.
 
     Args:
-        root: folder of the images; null draws `world`.
-        reader: layout of `root`, the name of a module in `zoo.data.readers`.
-        world: a wing of the procedural world.
+        root: folder of the images.
+        reader: layout of `root`, the name of a module in `zoo.data.readers`; null finds the one that fits.
+        options: what else the reader takes.
+        sources: several data sets with their readers, joined into one.
+        world: a wing of the procedural world, or several to be joined.
         manifest: reuse the rows and splits that an earlier run has written.
-        val_share: share of the identities to validate on, where the data has no split of its own.
+        val_share: share of the identities to validate on, where the data has no split of its own; with 0 all of
+            them are trained on, nothing is validated, and the last epoch counts as the best.
         test_share: share of the identities to test on, likewise.
         split_seed: which identities are held out.
         identities_per_batch: P, identities in a global training batch.
@@ -48,8 +53,10 @@ class InstanceData(LightningDataModule):
     def __init__(
         self,
         root: str | None = None,
-        reader: str = "folder",
-        world: World | None = None,
+        reader: str | None = None,
+        options: dict[str, Any] | None = None,
+        sources: list[Source] | None = None,
+        world: World | list[World] | None = None,
         manifest: str | None = None,
         val_share: float = 0.1,
         test_share: float = 0.3,
@@ -65,13 +72,18 @@ class InstanceData(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if root is None and world is None:
+        if root is not None and sources:
+            raise ValueError(f"Both data.root {root!r} and data.sources are given. Name the folder as one of the sources.")
+        if root is None and not sources and not world:
             raise ValueError(
-                "Neither data.root nor data.world is given. Point data.root at a folder of images, "
+                "None of data.root, data.sources and data.world is given. Point data.root at a folder of images, "
                 "or give data.world a wing of the procedural world."
             )
-        self.root, self.world, self.manifest = root, world, manifest
-        self.read = find_reader(reader)
+        self.sources = [Source(root, reader, options=options or {})] if root is not None else sources or []
+        if reader is not None:
+            find_reader(reader)
+        wings = [world] if isinstance(world, World) else world or []
+        self.world, self.manifest = [] if self.sources else wings, manifest
         self.split = {"val_share": val_share, "test_share": test_share, "seed": split_seed}
         self.p, self.k, self.steps_per_epoch = identities_per_batch, images_per_identity, steps_per_epoch
         self.augment = augment
@@ -91,9 +103,8 @@ class InstanceData(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Draw the world if it is wanted and not yet there. Once a machine."""
-        if self.root is None:
-            assert self.world is not None
-            self.world.prepare()
+        for wing in self.world:
+            wing.prepare()
 
     def setup(self, stage: str | None = None) -> None:
         """Read the index, and keep it as `manifest.csv` beside a training run's logs.
@@ -102,17 +113,21 @@ class InstanceData(LightningDataModule):
             ValueError: a split that the stage needs has no positive pair, or the data of a resumed run changed.
         """
         if self._index is None:
-            root = Path(self.root) if self.root is not None else self.world.prepare()  # type: ignore[union-attr]
-            if self.manifest is not None:
-                self._index = IdentityIndex.load(Path(self.manifest), root)
-            else:
-                self._index = self.read(root, **self.split)
+            wings = [Source(str(wing.prepare()), wing.READER, name=wing.NAME) for wing in self.world]
+            self._index = read_sources(self.sources or wings, self.split, self.manifest)
             if rank() == 0:
-                log.info("%s: %s", root, self._index.describe())
+                log.info("%s: %s", self._index.root, self._index.describe())
+            self._drop_constant_cameras()
         for split in {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}.get(stage or "", ()):
-            self._require_pairs(split)
-        if stage == "fit" and self.trainer is not None and self.trainer.log_dir:
+            if split != "val" or stage != "fit" or self.validates:
+                self._require_pairs(split)
+        if stage == "fit" and self.trainer is not None and self.trainer.loggers and self.trainer.log_dir:
             self._keep_manifest(Path(self.trainer.log_dir) / "manifest.csv")
+
+    @property
+    def validates(self) -> bool:
+        """Whether identities are held out to validate on; only a `val_share` of 0 asks for none."""
+        return self.split["val_share"] > 0 or len(self.index.rows("val")) > 0
 
     @property
     def num_identities(self) -> int:
@@ -156,11 +171,14 @@ class InstanceData(LightningDataModule):
             log.warning("identities_per_batch is %d instead of %d: there are no more to train on", possible, self.p)
         return possible
 
-    def val_dataloader(self) -> DataLoader:
-        return self._eval_loader("val")
+    def val_dataloader(self) -> DataLoader | list[DataLoader]:
+        return self._eval_loader("val") if self.validates else []
 
     def test_dataloader(self) -> DataLoader:
-        return self._eval_loader("test", "query", "gallery")
+        """Queries and gallery; and, for a model that has a head to name them, new images of training identities."""
+        assert self.trainer is not None
+        has_head = getattr(self.trainer.lightning_module, "head", None) is not None
+        return self._eval_loader("test", "query", "gallery", *(["closed"] if has_head else []))
 
     def predict_dataloader(self) -> DataLoader:
         return self._eval_loader(*np.unique(self.index.splits) if self.predict_split == "all" else [self.predict_split])
@@ -233,6 +251,20 @@ class InstanceData(LightningDataModule):
             names = "\n  ".join(self.unreadable)
             log.warning("%d unreadable files were skipped:\n  %s", len(self.unreadable), names)
             self.unreadable.clear()
+
+    def _drop_constant_cameras(self) -> None:
+        """One camera for all would make every positive junk: say so, and go on without."""
+        rows = self.index.rows("val", "test", "query", "gallery")
+        cameras = np.unique(self.index.cameras[rows])
+        if len(cameras) == 1 and cameras[0] >= 0:
+            if rank() == 0:
+                log.warning(
+                    "Every image of %s to be validated or tested on is from camera %d: all positives would be junk, since "
+                    "images of one identity from one camera do not count. Cameras are ignored.",
+                    self.index.root,
+                    cameras[0],
+                )
+            self._index = replace(self.index, cameras=np.full(len(self.index), -1))
 
     def _require_pairs(self, split: str) -> None:
         index = self.index

@@ -40,8 +40,7 @@ class Transform:
         """
         if augment is None:
             return v2.Compose([self._resize(), v2.PILToTensor()])
-        colour = [round(255 * channel) for channel in self.mean]  # erased pixels are zero once normalised
-        erasing = [v2.RandomErasing(p=augment.erase, value=colour)] if augment.erase else []
+        erasing = [v2.RandomErasing(p=augment.erase, value=_mean_colour(self))] if augment.erase else []
         return v2.Compose([*augment.steps(self), v2.PILToTensor(), *erasing])
 
     def normalise(self, images: Tensor) -> Tensor:
@@ -65,6 +64,7 @@ class Augment:
     Args:
         flip: probability of a horizontal flip.
         crop: smallest share of the image's area that a random crop keeps; 1 turns cropping off.
+        pad: pixels added on every side before a crop of the input's size is taken, as person ReID does.
         brightness: largest relative change of brightness.
         contrast: largest relative change of contrast.
         saturation: largest relative change of saturation.
@@ -73,6 +73,7 @@ class Augment:
 
     flip: float = 0.5
     crop: float = 0.6
+    pad: int = 0
     brightness: float = 0.2
     contrast: float = 0.2
     saturation: float = 0.0
@@ -80,19 +81,36 @@ class Augment:
 
     def steps(self, transform: Transform) -> list[Any]:
         """The steps that run on the decoded image, ending at the encoder's input size."""
-        resize = (
-            v2.RandomResizedCrop(
-                list(transform.size),
-                scale=(self.crop, 1.0),
-                ratio=(0.85, 1.18),
-                interpolation=Interpolation(transform.interpolation),
-            )
-            if self.crop < 1
-            else transform._resize()
-        )
+        resize = _RandomCrop(transform, self.crop) if self.crop < 1 else transform._resize()
         colour = (
             [v2.ColorJitter(self.brightness, self.contrast, self.saturation)]
             if self.brightness or self.contrast or self.saturation
             else []
         )
-        return [resize, v2.RandomHorizontalFlip(self.flip), *colour]
+        shift = [v2.Pad(self.pad, fill=_mean_colour(transform)), v2.RandomCrop(list(transform.size))] if self.pad else []
+        return [resize, v2.RandomHorizontalFlip(self.flip), *shift, *colour]
+
+
+class _RandomCrop:
+    """A part of the image, resized. Its shape is nearly that of the image: a tall person stays tall.
+
+    torchvision's RandomResizedCrop draws shapes near a square instead, whatever the image's is.
+    """
+
+    def __init__(self, transform: Transform, least: float) -> None:
+        self.size, self.least = list(transform.size), least
+        self.interpolation = Interpolation(transform.interpolation)
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        share, stretch, right, down = torch.rand(4).tolist()
+        share = self.least + (1 - self.least) * share
+        stretch = 0.85 ** (1 - 2 * stretch)
+        width = max(1, round(image.width * min(1.0, (share * stretch) ** 0.5)))
+        height = max(1, round(image.height * min(1.0, (share / stretch) ** 0.5)))
+        left, top = round(right * (image.width - width)), round(down * (image.height - height))
+        return v2.functional.resized_crop(image, top, left, height, width, self.size, self.interpolation)
+
+
+def _mean_colour(transform: Transform) -> list[int]:
+    """What is zero once normalised."""
+    return [round(255 * channel) for channel in transform.mean]

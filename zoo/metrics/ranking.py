@@ -8,15 +8,18 @@ The protocol, shared by every function that takes a query and a gallery:
 
 - the score of a pair is its cosine similarity, in float32;
 - **junk** of a query is the query's own item, recognised *by its index* (a copy of its content under another
-  index stays in), and, when both sides have cameras, every gallery item with the same identity AND the same
-  camera (Zheng et al., "Scalable Person Re-identification: A Benchmark", ICCV 2015). Junk is neither right
-  nor wrong and shifts no rank;
+  index stays in), and every gallery item with the same identity AND the same camera (Zheng et al., "Scalable
+  Person Re-identification: A Benchmark", ICCV 2015). Camera -1 is no camera and makes no junk. Junk is neither
+  right nor wrong and shifts no rank;
 - a **positive** is any other gallery item with the query's identity, a **negative** any with another one;
 - **ties are broken against the query**: a negative within `TIE_WIDTH` of a positive ranks before it, so an
   encoder that maps everything to one point scores as badly as it should.
+
+Scores of another kind, such as re-ranked ones, come as `SimilarityBlock`s of their own (`scored_blocks`) and
+are ranked by the same functions.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,7 +59,7 @@ class EmbeddingSet:
         identities: `(N,)` integers, held as int64.
         indices: `(N,)` integers, the number of each item in the data set. Queries and gallery are numbered
             together: a query and a gallery item with the same index are one and the same item.
-        cameras: `(N,)` integers, or None where there are none.
+        cameras: `(N,)` integers, -1 where an item has none; None stands for -1 everywhere.
 
     Raises:
         ValueError: The parts differ in length, or identities, indices or cameras are not integers.
@@ -101,7 +104,7 @@ class SimilarityBlock:
 
     Args:
         queries: `(B,)` positions of these queries among all queries.
-        similarity: `(B, N)` float32. A buffer: the next block overwrites it, and its user may, too.
+        similarity: `(B, N)` float32, higher is better. A buffer: the next block overwrites it, and its user may, too.
         matches: `(B, M)` int64 gallery positions.
         positive: `(B, M)` bool, True where a match is a positive.
         junk: `(B, M)` bool, True where a match is junk.
@@ -115,7 +118,10 @@ class SimilarityBlock:
 
 
 def similarity_blocks(
-    query: EmbeddingSet, gallery: EmbeddingSet, block_bytes: int = BLOCK_BYTES
+    query: EmbeddingSet,
+    gallery: EmbeddingSet,
+    block_bytes: int = BLOCK_BYTES,
+    shard: tuple[int, int] = (0, 1),
 ) -> Iterator[SimilarityBlock]:
     """Walk over the queries block by block; those with the most matches come first.
 
@@ -124,12 +130,38 @@ def similarity_blocks(
         gallery: N items on the same device.
         block_bytes: Memory that one block may take. At the least one query is taken, 4 N bytes. Sorting on a
             GPU takes some five times as much.
+        shard: `(i, n)` gives every n-th block from the i-th on. Blocks stay whole, since a product of fewer rows
+            may differ in its last bits.
 
     Raises:
         ValueError: The embeddings are not of length 1 in float32.
     """
     for side in (query, gallery):
-        _check_unit_norm(side.embeddings)
+        check_unit_norm(side.embeddings)
+
+    def cosine(queries: Tensor, out: Tensor) -> None:
+        products(query.embeddings[queries], gallery.embeddings, out)
+
+    yield from scored_blocks(query, gallery, cosine, block_bytes, shard)
+
+
+def scored_blocks(
+    query: EmbeddingSet,
+    gallery: EmbeddingSet,
+    score: Callable[[Tensor, Tensor], None],
+    block_bytes: int = BLOCK_BYTES,
+    shard: tuple[int, int] = (0, 1),
+) -> Iterator[SimilarityBlock]:
+    """`similarity_blocks` of any score.
+
+    Args:
+        query: Q items.
+        gallery: N items on the same device.
+        score: Called as `score(queries, out)`; writes how well the queries at positions `(B,)` match every
+            gallery item into `out`, `(B, N)` float32, higher is better.
+        block_bytes: See `similarity_blocks`.
+        shard: See `similarity_blocks`.
+    """
     order = gallery.identities.argsort(stable=True)
     identities = gallery.identities[order]
     first = torch.searchsorted(identities, query.identities)
@@ -139,16 +171,16 @@ def similarity_blocks(
 
     most = min(len(query), max(1, block_bytes // (4 * max(1, len(gallery)))))
     buffer = query.embeddings.new_empty(most, len(gallery))
-    start = 0
+    start = number = 0
     while start < len(query) and len(gallery) > 0:
         width = int(count[turn[start]])
         rows = max(1, block_bytes // (4 * len(gallery) + _BYTES_PER_MATCH * width))
         queries = turn[start : start + rows]
-        start += rows
+        start, number = start + rows, number + 1
+        if (number - 1) % shard[1] != shard[0]:
+            continue
         similarity = buffer[: len(queries)]
-        with _full_float32():
-            # `out` also keeps autocast away.
-            torch.mm(query.embeddings[queries].detach(), gallery.embeddings.detach().T, out=similarity)
+        score(queries, similarity)
 
         slot = torch.arange(width, device=count.device)
         last = (count[queries, None] - 1).clamp(min=0)
@@ -162,12 +194,16 @@ def _is_junk(query: EmbeddingSet, gallery: EmbeddingSet, matches: Tensor) -> Ten
     """Which gallery items of `matches` `(B, M)` are junk of the B queries, as bool `(B, M)`."""
     junk = gallery.indices[matches] == query.indices[:, None]
     if query.cameras is not None and gallery.cameras is not None:
-        junk |= gallery.cameras[matches] == query.cameras[:, None]
+        cameras = query.cameras[:, None]
+        junk |= (gallery.cameras[matches] == cameras) & (cameras >= 0)
     return junk & (gallery.identities[matches] == query.identities[:, None])
 
 
 def positive_ranks(
-    query: EmbeddingSet, gallery: EmbeddingSet, block_bytes: int = BLOCK_BYTES
+    query: EmbeddingSet,
+    gallery: EmbeddingSet,
+    block_bytes: int = BLOCK_BYTES,
+    blocks: Iterable[SimilarityBlock] | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The 1-based rank of every positive of every query among the query's valid gallery.
 
@@ -178,13 +214,14 @@ def positive_ranks(
         query: Q items.
         gallery: N items on the same device.
         block_bytes: See `similarity_blocks`.
+        blocks: Scores of these queries against this gallery; None for cosine similarity.
 
     Yields:
         `(queries, ranks)`: positions `(B,)` of a block's queries, and `(B, P)` int64 ranks in rising order,
         0 after a query's last positive. A query without positives has only zeros; an empty gallery yields
         nothing.
     """
-    for block in similarity_blocks(query, gallery, block_bytes):
+    for block in similarity_blocks(query, gallery, block_bytes) if blocks is None else blocks:
         scores = block.similarity.gather(1, block.matches)
         scores = scores.masked_fill_(~block.positive, -torch.inf).sort(dim=1, descending=True).values
         found = block.positive.sum(1, keepdim=True)
@@ -198,7 +235,11 @@ def positive_ranks(
 
 
 def nearest(
-    query: EmbeddingSet, gallery: EmbeddingSet, k: int, block_bytes: int = BLOCK_BYTES
+    query: EmbeddingSet,
+    gallery: EmbeddingSet,
+    k: int,
+    block_bytes: int = BLOCK_BYTES,
+    blocks: Iterable[SimilarityBlock] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The k most similar gallery items of every query that are not its junk, best first.
 
@@ -207,6 +248,7 @@ def nearest(
         gallery: N items on the same device.
         k: How many to give.
         block_bytes: See `similarity_blocks`.
+        blocks: Scores of these queries against this gallery; None for cosine similarity.
 
     Returns:
         Scores `(Q, k)` float32 and gallery positions `(Q, k)` int64. Where fewer than k items are left, the
@@ -216,7 +258,7 @@ def nearest(
         raise ValueError(f"k is {k}; ask for at least 1 neighbour.")
     scores = query.embeddings.new_full((len(query), k), -torch.inf)
     positions = query.indices.new_full((len(query), k), -1, dtype=torch.int64)
-    for block in similarity_blocks(query, gallery, block_bytes):
+    for block in similarity_blocks(query, gallery, block_bytes) if blocks is None else blocks:
         kept = block.similarity.gather(1, block.matches).masked_fill_(block.junk, -torch.inf)
         best, places = block.similarity.scatter_(1, block.matches, kept).topk(min(k, len(gallery)), dim=1)
         scores[block.queries, : best.shape[1]] = best
@@ -224,7 +266,12 @@ def nearest(
     return scores, positions
 
 
-def _check_unit_norm(embeddings: Tensor) -> None:
+def check_unit_norm(embeddings: Tensor) -> None:
+    """Refuse `(N, D)` embeddings that are not of length 1 (or 0) in float32.
+
+    Raises:
+        ValueError: They are not.
+    """
     if embeddings.dtype != torch.float32:
         raise ValueError(f"Embeddings are {embeddings.dtype}, not float32; pass them through unit_norm.")
     length = embeddings.norm(dim=1)
@@ -249,6 +296,21 @@ def _sort_rows(rows: Tensor) -> Tensor:
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(partial(np.ndarray.sort, axis=1), np.array_split(rows.numpy(), threads)))
     return rows
+
+
+def products(rows: Tensor, columns: Tensor, out: Tensor | None = None) -> Tensor:
+    """`rows @ columns.T`, `(B, D)` and `(N, D)` to `(B, N)`, in true float32 whatever the training's precision is.
+
+    Args:
+        rows: `(B, D)` float32.
+        columns: `(N, D)` float32.
+        out: `(B, N)` float32 to write to, or None.
+    """
+    if out is None:
+        out = rows.new_empty(len(rows), len(columns))
+    with _full_float32():
+        # `out` also keeps autocast away.
+        return torch.mm(rows.detach(), columns.detach().T, out=out)
 
 
 @contextmanager

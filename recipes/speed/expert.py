@@ -1,4 +1,4 @@
-"""Side-by-side timings: `python -m recipes.speed expert` measures training and retrieval against the bare way."""
+"""Training and retrieval against the bare way: `python -m recipes.speed expert`."""
 
 import argparse
 import logging
@@ -6,8 +6,6 @@ import multiprocessing
 import statistics
 import time
 import warnings
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,13 +17,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from experts.expert import Expert
 from recipes.cli import use_cpu_well
+from recipes.speed.measure import peak_megabytes_over_now, seconds
 from zoo import IdentityBatch
 from zoo.metrics import RetrievalMetrics, unit_norm
 
 
 def main(args: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m recipes.speed", description=__doc__)
-    parser.add_argument("topic", choices=["expert"], help="what to measure")
+    parser = argparse.ArgumentParser(prog="python -m recipes.speed expert", description=__doc__)
     parser.add_argument("--backbone", default="mobilenetv3_small_050", help="timm architecture of the training step")
     parser.add_argument("--size", type=int, default=112, help="input size of the training step, in pixels")
     parser.add_argument("--precision", default="32-true", help="Lightning's precision, such as bf16-mixed")
@@ -120,7 +118,7 @@ def _lightning_step(options: argparse.Namespace, batches: list[IdentityBatch]) -
         enable_model_summary=False,
     )
     torch.manual_seed(0)
-    expert = Expert(options.backbone, size=options.size)
+    expert = Expert(backbone=options.backbone, size=options.size)
     expert._print_what_trains = lambda groups: None  # type: ignore[method-assign]
     trainer.fit(expert, datamodule=_BatchData(batches, options.steps))
     return times.median
@@ -129,7 +127,7 @@ def _lightning_step(options: argparse.Namespace, batches: list[IdentityBatch]) -
 def _bare_step(options: argparse.Namespace, batches: list[IdentityBatch]) -> float:
     torch.manual_seed(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    expert = Expert(options.backbone, size=options.size).to(device)
+    expert = Expert(backbone=options.backbone, size=options.size).to(device)
     head = expert.make_head(256, expert.encoder.embed_dim).to(device)
     assert expert.metric_loss is not None
     expert.train()
@@ -187,37 +185,11 @@ def _time_retrieval(sender: Any, options: dict[str, Any]) -> None:
     metrics = RetrievalMetrics()
     for rows in torch.arange(total).split(256):
         metrics.update(embeddings[rows], identities[rows], rows, cameras[rows], is_query[rows], ~is_query[rows])
-    megabytes = _peak_megabytes_over_now(metrics.compute)
+    megabytes = peak_megabytes_over_now(metrics.compute)
     ours, bare = [], []
     for _ in range(options["rounds"]):
         metrics._computed = None
-        ours.append(_seconds(metrics.compute))
-        bare.append(_seconds(product))
+        ours.append(seconds(metrics.compute))
+        bare.append(seconds(product))
     ratio = statistics.median(a / b for a, b in zip(ours, bare, strict=True))
     sender.send((statistics.median(ours), statistics.median(bare), ratio, megabytes))
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def _peak_megabytes_over_now(work: Callable[[], object]) -> float:
-    """How much higher resident memory rises during the work than it is now (Linux; elsewhere nan)."""
-    status = Path("/proc/self/status")
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
-        before = _kilobytes(status, "VmRSS")
-        work()
-        return (_kilobytes(status, "VmHWM") - before) / 1e3
-    except OSError:
-        return float("nan")
-
-
-def _kilobytes(status: Path, key: str) -> int:
-    return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(f"{key}:"))
-
-
-if __name__ == "__main__":
-    main()
