@@ -165,6 +165,15 @@ def test_one_data_set_read_twice_may_give_its_training_and_its_test(trees):
         join({"a": parts["a"], "b": held_out.select(held_out.rows("val"))})
 
 
+def test_two_drawn_worlds_of_one_layout_share_no_one(tmp_path):
+    """Their identities are named alike and are not the same."""
+    for name in ("one", "two"):
+        TREES["vggface2"](tmp_path / name)
+        (tmp_path / name / "world.json").write_text("{}")
+    index = read_sources([Source(str(tmp_path / name)) for name in ("one", "two")], {"val_share": 0.4})
+    assert index.origins == () and len(index.names) == 10
+
+
 @pytest.mark.parametrize("split", ["val", "test", "query", "gallery", "closed"])
 def test_one_file_in_training_and_held_out_is_refused_through_links(tmp_path, split):
     touch(tmp_path, ["real/a/1.png", "real/a/2.png"])

@@ -76,3 +76,29 @@ def test_shards_cover_everything_once(world_size):
     rows = np.array([4, 8, 15, 16, 23])
     shards = [[key.row for key in ShardSampler(rows, rank, world_size)] for rank in range(world_size)]
     assert sorted(sum(shards, [])) == rows.tolist()
+
+
+def test_a_batch_of_few_kinds_takes_its_share_of_each():
+    identities = np.repeat(np.arange(30), 3)
+    kinds = np.array(["mug", "lamp", "sofa"])[identities % 3]
+    kinds[identities >= 27] = "fan"  # three identities, too few for a batch
+    sampler = PKSampler(identities, np.arange(90), p=8, k=2, steps=60, kinds=kinds, kinds_per_batch=2)
+    seen = set()
+    for step in range(60):
+        rows = np.array(sampler.batch(0, step))
+        assert len(rows) == 16 and len(set(identities[rows])) == 8
+        names, count = np.unique(kinds[rows], return_counts=True)
+        assert len(names) == 2 and set(count) == {8}
+        seen |= set(identities[rows])
+    assert seen == set(range(27))
+    parts = [PKSampler(identities, np.arange(90), 8, 2, 0, r, 2, 60, kinds, 2).batch(0, 5) for r in (0, 1)]
+    assert parts[0] + parts[1] == sampler.batch(0, 5)
+
+
+def test_kinds_that_cannot_fill_a_batch_are_refused():
+    identities = np.repeat(np.arange(6), 2)
+    kinds = np.where(identities < 5, "mug", "lamp")
+    with pytest.raises(ValueError, match="Only 1 of 2 categories have the 2 training identities"):
+        PKSampler(identities, np.arange(12), p=4, k=2, kinds=kinds, kinds_per_batch=2)
+    with pytest.raises(ValueError, match="shared evenly by 3 kinds"):
+        PKSampler(identities, np.arange(12), p=4, k=2, kinds=kinds, kinds_per_batch=3)

@@ -41,6 +41,7 @@ class InstanceData(LightningDataModule):
         split_seed: which identities are held out.
         identities_per_batch: P, identities in a global training batch.
         images_per_identity: K, images of each.
+        categories_per_batch: take the identities of a batch from this many of the index's categories; 0 for all.
         steps_per_epoch: batches in an epoch; null for as many as the images fill.
         augment: random changes of training images.
         eval_batch_size: images in a batch of evaluation and prediction, on each process.
@@ -63,6 +64,7 @@ class InstanceData(LightningDataModule):
         split_seed: int = 0,
         identities_per_batch: int = 16,
         images_per_identity: int = 4,
+        categories_per_batch: int = 0,
         steps_per_epoch: int | None = None,
         augment: Augment = Augment(),  # noqa: B008  (frozen)
         eval_batch_size: int = 128,
@@ -86,7 +88,7 @@ class InstanceData(LightningDataModule):
         self.world, self.manifest = [] if self.sources else wings, manifest
         self.split = {"val_share": val_share, "test_share": test_share, "seed": split_seed}
         self.p, self.k, self.steps_per_epoch = identities_per_batch, images_per_identity, steps_per_epoch
-        self.augment = augment
+        self.augment, self.categories_per_batch = augment, categories_per_batch
         self.eval_batch_size, self.workers = eval_batch_size, workers
         self.predict_split, self.max_unreadable, self.seed = predict_split, max_unreadable, seed
         self.unreadable: dict[str, None] = {}  # an ordered set of "path: reason"
@@ -151,6 +153,8 @@ class InstanceData(LightningDataModule):
             rank(),
             world_size(),
             self.steps_per_epoch,
+            self.index.categories,
+            self.categories_per_batch,
         )
         sampler.resume(self._next["epoch"], self._next["step"])
         return DataLoader(

@@ -31,9 +31,12 @@ class PKSampler(Sampler[Key]):
         rank: this process.
         world_size: number of processes.
         steps: length of an epoch in batches; None for as many as the images fill.
+        kinds: (N,) kind of every image of the index, to take a batch from `kinds_per_batch` of them only: their
+            identities are harder to tell apart. They are then drawn anew for every batch.
+        kinds_per_batch: how many kinds; 0 for all.
 
     Raises:
-        ValueError: P that the ranks cannot share evenly, or more than there are identities.
+        ValueError: P that the ranks or kinds cannot share evenly, or more than there are identities.
     """
 
     def __init__(
@@ -46,6 +49,8 @@ class PKSampler(Sampler[Key]):
         rank: int = 0,
         world_size: int = 1,
         steps: int | None = None,
+        kinds: np.ndarray | None = None,
+        kinds_per_batch: int = 0,
     ) -> None:
         if p < 1 or k < 1:
             raise ValueError(f"A batch needs at least one identity and one image of each, got {p} x {k}.")
@@ -63,8 +68,28 @@ class PKSampler(Sampler[Key]):
             )
         self.p, self.k, self.seed, self.rank, self.world_size = p, k, seed, rank, world_size
         self.steps = steps if steps is not None else max(1, len(rows) // (p * k))
+        self.kinds_per_batch = kinds_per_batch
+        self._of_kind = [] if kinds is None or not kinds_per_batch else self._sorted_by(kinds)
         self.epoch = 0
         self.first_step = 0
+
+    def _sorted_by(self, kinds: np.ndarray) -> list[np.ndarray]:
+        """The identities of each kind that has enough of them."""
+        share, rest = divmod(self.p, self.kinds_per_batch)
+        if rest:
+            raise ValueError(
+                f"{self.p} identities in a batch cannot be shared evenly by {self.kinds_per_batch} kinds. "
+                f"Choose a multiple of {self.kinds_per_batch}."
+            )
+        kind_of = np.array([kinds[rows[0]] for rows in self._rows_of])
+        found = [np.flatnonzero(kind_of == kind) for kind in np.unique(kind_of)]
+        enough = [identities for identities in found if len(identities) >= share]
+        if len(enough) < self.kinds_per_batch:
+            raise ValueError(
+                f"Only {len(enough)} of {len(found)} categories have the {share} training identities that a batch takes "
+                f"of each. Set categories_per_batch to at most {len(enough)}, or identities_per_batch lower."
+            )
+        return enough
 
     def __len__(self) -> int:
         return self.steps * self.p * self.k // self.world_size
@@ -86,14 +111,25 @@ class PKSampler(Sampler[Key]):
 
     def batch(self, epoch: int, step: int) -> list[int]:
         """Rows of this rank's part of one batch, the K images of an identity next to each other."""
-        groups = len(self._rows_of) // self.p
-        round_, group = divmod(step, groups)
-        permutation = np.random.default_rng((self.seed, epoch, round_)).permutation(len(self._rows_of))
-        chosen = permutation[group * self.p : (group + 1) * self.p]
+        chosen = self._of_some_kinds(epoch, step) if self._of_kind else self._of_all(epoch, step)
         draw = np.random.default_rng((self.seed, epoch, step, 1))
         rows = [self._draw_k(self._rows_of[identity], draw) for identity in chosen]
         share = self.p // self.world_size
         return [int(row) for part in rows[self.rank * share : (self.rank + 1) * share] for row in part]
+
+    def _of_all(self, epoch: int, step: int) -> np.ndarray:
+        groups = len(self._rows_of) // self.p
+        round_, group = divmod(step, groups)
+        permutation = np.random.default_rng((self.seed, epoch, round_)).permutation(len(self._rows_of))
+        return permutation[group * self.p : (group + 1) * self.p]
+
+    def _of_some_kinds(self, epoch: int, step: int) -> np.ndarray:
+        """Kinds come as often as they have identities."""
+        draw = np.random.default_rng((self.seed, epoch, step, 2))
+        sizes = np.array([len(identities) for identities in self._of_kind])
+        kinds = draw.choice(len(sizes), self.kinds_per_batch, replace=False, p=sizes / sizes.sum())
+        share = self.p // self.kinds_per_batch
+        return np.concatenate([draw.permutation(self._of_kind[kind])[:share] for kind in kinds])
 
     def _draw_k(self, rows: np.ndarray, draw: np.random.Generator) -> np.ndarray:
         repeats = -(-self.k // len(rows))

@@ -15,7 +15,7 @@ from zoo.distributed import rank
 
 #: a folder of more folders than this is a data set itself, not the parent of one.
 _MOST_SIBLINGS = 100
-#: the mark of a drawn world (`zoo.world`), whose counts are its own.
+#: the mark of a drawn world (`zoo.world`).
 _DRAWN = "world.json"
 
 
@@ -99,7 +99,8 @@ def subfolders(folder: Path) -> list[Path]:
 
 def is_image(name: str) -> bool:
     """Whether a file name is that of an image, and not hidden."""
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS
+    stem, dot, ending = name.rpartition(".")
+    return bool(stem) and not name.startswith(".") and dot + ending.lower() in EXTENSIONS
 
 
 def images(root: Path, folder: Path) -> list[tuple[str, str]]:
@@ -170,10 +171,14 @@ def once(rows: Iterable[Row], skipped: Skipped) -> list[Row]:
     return list(first.values())
 
 
-def build(root: Path, rows: Sequence[Row], **parts: Any) -> IdentityIndex:
-    """An index of these rows; `parts` are further arguments of `IdentityIndex.build`."""
+def build(root: Path, rows: Sequence[Row], origins: Sequence[str] = (), **parts: Any) -> IdentityIndex:
+    """An index of these rows; `parts` are further arguments of `IdentityIndex.build`.
+
+    A drawn world only looks like the data set: it has none of its images, hence not its origins.
+    """
     paths, identities, splits, cameras, categories = zip(*rows, strict=True) if rows else [()] * 5
-    return IdentityIndex.build(root, paths, identities, splits, categories, cameras, **parts)
+    origins = () if _is_drawn(root) else origins
+    return IdentityIndex.build(root, paths, identities, splits, categories, cameras, origins=origins, **parts)
 
 
 def compare(log: logging.Logger, dataset: str, published: Mapping[str, Count], index: IdentityIndex) -> None:
@@ -185,7 +190,7 @@ def compare(log: logging.Logger, dataset: str, published: Mapping[str, Count], i
         published: splits, joined by + where some of one are given to another -> published size.
         index: what was read.
     """
-    if rank() != 0 or (index.root / _DRAWN).is_file():
+    if rank() != 0 or _is_drawn(index.root):
         return
     differences = []
     for part, count in published.items():
@@ -204,3 +209,7 @@ def compare(log: logging.Logger, dataset: str, published: Mapping[str, Count], i
             dataset,
             ", ".join(differences),
         )
+
+
+def _is_drawn(root: Path) -> bool:
+    return (root / _DRAWN).is_file()

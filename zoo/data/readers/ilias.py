@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 LAYOUT = "<object>_<3 digits>/query/Q000_00.jpg and <object>_<3 digits>/pos/P000_00.jpg"
 PUBLISHED = {"query": Count(1_232, 1_000), "gallery": Count(4_715, None)}
 
-_FOLDERS = {"query": ("query", re.compile(r"Q\d+_\d+")), "pos": ("gallery", re.compile(r"P\d+_\d+"))}
+_FOLDERS = {"query": ("query", re.compile(r"Q\d+_\d+\.\w+")), "pos": ("gallery", re.compile(r"P\d+_\d+\.\w+"))}
 _DISTRACTOR = "distractor"
 _NO_BOX = (-1.0, -1.0, -1.0, -1.0)
 _LOOK_AT = 5
@@ -75,8 +75,8 @@ def read(
     for thing in subfolders(folder):
         for name, (split, pattern) in _FOLDERS.items():
             for path, image in images(root, thing / name):
-                if not pattern.fullmatch(Path(image).stem):
-                    skipped.add(f"images of {name}/ whose name is not {pattern.pattern}", path)
+                if not pattern.fullmatch(image):
+                    skipped.add(f"images of {name}/ whose name is not like {name[0].upper()}000_00.jpg", path)
                     continue
                 rows.append(Row(path, thing.name, split))
                 boxes.append(_box(root / path, skipped) if crop and split == "query" else _NO_BOX)
@@ -119,7 +119,7 @@ def _is_inside(root: Path, where: Path) -> bool:
 
 def _is_dataset(folder: Path) -> bool:
     return any(
-        pattern.fullmatch(Path(name).stem)
+        pattern.fullmatch(name)
         for thing in subfolders(folder)[:_LOOK_AT]
         for part, (_, pattern) in _FOLDERS.items()
         for _, name in images(thing, thing / part)[:1]

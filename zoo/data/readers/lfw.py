@@ -25,7 +25,7 @@ LAYOUT = "<people>/<Name>/<Name>_0001.jpg and pairs.txt"
 PUBLISHED = {"test": Count(13_233, 5_749)}  # README of the data set
 
 _PAIRS = "pairs*.txt"
-_NUMBER = re.compile(r"_(\d{4})$")
+_NUMBER = re.compile(r"_(\d{4})\.\w+$")
 _LOOK_AT = 5
 
 
@@ -64,7 +64,7 @@ def read(
     row_of: dict[tuple[str, int], int] = {}
     for person in subfolders(people[0]):
         for path, name in images(root, person):
-            match = _NUMBER.search(Path(name).stem)
+            match = _NUMBER.search(name)
             if match is None or not name.startswith(f"{person.name}_"):
                 skipped.add("images whose name is not <Name>_<4 digits>", path)
                 continue
@@ -126,7 +126,7 @@ def _people(folder: Path) -> list[Path]:
 
 def _holds_people(folder: Path) -> bool:
     return any(
-        _NUMBER.search(Path(name).stem) and name.startswith(f"{person.name}_")
+        _NUMBER.search(name) and name.startswith(f"{person.name}_")
         for person in subfolders(folder)[:_LOOK_AT]
         for _, name in images(person, person)[:1]
     )

@@ -36,7 +36,7 @@ PUBLISHED = {
     "gallery": Count(108_690, None),
 }
 
-_SCENE, _VIEW = re.compile(r"scen([123])"), re.compile(r"view(\d+)")
+_SCENE, _VIEW, _IMAGE = re.compile(r"scen([123])"), re.compile(r"view(\d+)"), re.compile(r"\d+\.\w+")
 _TEST_SCENE, _QUERY_VIEW = 1, 2
 _SLIM = "data_slim"
 
@@ -66,7 +66,7 @@ def read(root: Path, val_share: float = 0.1, test_share: float = 0.3, seed: int 
         split = "train" if scene != _TEST_SCENE else "query" if view == _QUERY_VIEW else "gallery"
         for person in subfolders(where):
             for path, name in images(root, person):
-                if Path(name).stem.isdigit():
+                if _IMAGE.fullmatch(name):
                     rows.append(Row(path, f"scen{scene}/{person.name}", split, 10 * scene + view))
                 else:
                     skipped.add("images whose name is not a number", path)

@@ -12,7 +12,7 @@ training identities.
 """
 
 import logging
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal
 
 from zoo.data.index import IdentityIndex
@@ -99,7 +99,7 @@ def read(
 
 def _parse(line: str, prefix: str, part: str, split: str) -> Row | None:
     path, _, identity = line.rpartition(" ")
-    fields = PurePosixPath(path).name.split("_")
+    fields = path.rsplit("/", 1)[-1].split("_")
     if not identity.isdigit() or len(fields) < 4 or not fields[2].isdigit():
         return None
     return Row(prefix + path, f"{part}_{int(identity):04d}", split, int(fields[2]) - 1)

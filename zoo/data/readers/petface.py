@@ -14,7 +14,7 @@ at 0 in every family; an identity is named by its folder here, cat/000000, and i
 
 import logging
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from zoo.data.index import IdentityIndex, Pairs
 from zoo.data.readers._layout import (
@@ -151,7 +151,7 @@ def _pairs(table: Path) -> Iterator[tuple[str, str, str]]:
 
 def _row(prefix: str, path: str, family: str, split: str) -> Row | None:
     """`cat/000000/00.png`, or `000000/00.png`, in the lists of cat."""
-    parts = PurePosixPath(path).parts
+    parts = path.split("/")
     if len(parts) == 3 and parts[0] == family:
         parts = parts[1:]
     if len(parts) != 2 or not parts[0].isdigit():

@@ -12,7 +12,7 @@ are those of MSMT17, in another split: trained on the one, a model must not be t
 import json
 import logging
 import re
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from zoo.data.index import IdentityIndex
@@ -95,7 +95,7 @@ def _parse(entry: Any, prefix: str) -> Row | None:
         identity, path, split = int(entry["id"]), str(entry["img_path"]), entry["split"]
     except (KeyError, TypeError, ValueError):
         return None
-    camera = _CAMERA.match(PurePosixPath(path).name)
+    camera = _CAMERA.match(path.rsplit("/", 1)[-1])
     if camera is None or split not in _SPLITS:
         return None
     return Row(prefix + path, f"{identity:04d}", split, int(camera[1]) - 1)

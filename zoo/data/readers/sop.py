@@ -10,7 +10,7 @@ category is its super class. Every test image is both query and gallery.
 """
 
 import logging
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from zoo.data.index import IdentityIndex
 from zoo.data.readers._layout import (
@@ -81,7 +81,7 @@ def _parse(line: str, prefix: str, split: str) -> Row | None:
     fields = line.split(maxsplit=3)
     if len(fields) != 4 or not fields[1].isdigit():
         return None
-    category = PurePosixPath(fields[3]).parent.name.removesuffix(_SUFFIX)
+    category = fields[3].partition("/")[0].removesuffix(_SUFFIX)
     return Row(prefix + fields[3], f"{int(fields[1]):05d}", split, category=category)
 
 

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 LAYOUT = "{train,test}/n000001/0001_01.jpg"
 PUBLISHED = {"train+val": Count(None, 8_631), "test": Count(None, 500)}
 
-_IDENTITY, _IMAGE = re.compile(r"n\d{6}"), re.compile(r"\d+_\d+")
+_IDENTITY, _IMAGE = re.compile(r"n\d{6}"), re.compile(r"\d+_\d+\.\w+")
 _SPLITS = ("train", "test")
 
 
@@ -61,7 +61,7 @@ def read(root: Path, val_share: float = 0.1, test_share: float = 0.3, seed: int 
                 skipped.add("folders whose name is not n and six digits", person.name)
                 continue
             for path, name in images(root, person):
-                if _IMAGE.fullmatch(Path(name).stem):
+                if _IMAGE.fullmatch(name):
                     rows.append(Row(path, person.name, split))
                 else:
                     skipped.add("images whose name is not <image>_<face>", path)
