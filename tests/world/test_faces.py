@@ -93,8 +93,7 @@ def spread(difficulty: float) -> float:
 
 def test_difficulty_makes_members_alike() -> None:
     easy, middle, hard = (spread(difficulty) for difficulty in (0.0, 0.5, 1.0))
-    assert middle == pytest.approx(easy * 0.575, rel=1e-5)  # own shares 1, 0.575 and 0.15
-    assert hard == pytest.approx(easy * 0.15, rel=1e-5)
+    assert easy > 1.2 * middle > 1.2 * 2 * hard > 0
 
 
 def test_a_family_shares_colours_and_style_but_neither_head_nor_marks() -> None:
@@ -193,8 +192,8 @@ def test_dark_glasses_darken_the_eyes_and_only_them(identity: int) -> None:
     face = Faces(families=6, members=1, views=2).face(identity)
     bare, worn = portrait(face), portrait(face, shades=True)
     clear = portrait(face, rims=np.array([0.9, 0.1, 0.1], np.float32))
-    light = [colour[:, around_eyes(face.head, at)].mean() for at, colour in (bare, worn)]
-    assert light[1] < 0.03 < light[0]
+    light = [colour[:, around_eyes(face.head, at)] for at, colour in (bare, worn)]
+    assert light[1].max() < 0.03 < light[0].mean()
     np.testing.assert_array_equal(clear[0], bare[0])  # clear ones are rims around eyes that stay in sight
     changed = np.abs(clear[1] - bare[1]).max(0) > 0.01
     assert changed.any() and not changed[around_eyes(face.head, bare[0])].any()

@@ -162,7 +162,7 @@ def _eyes(
         rim = step(0.045, 0.025, np.abs(ring - 0.30))
         bridge = step(0.04, 0.02, np.abs(z - 0.04)) * (out < -0.28)
         colour = mix(colour, makeup.rims, np.maximum(rim, bridge))
-    return colour, inside
+    return colour, inside * np.float32(0.3)
 
 
 def _mouth(skin: Complexion, head: Head, mood: Mood, at: Floats, colour: Floats) -> Floats:

@@ -130,16 +130,22 @@ def _pick(names: tuple[str, ...] | list[str], rng: np.random.Generator) -> str:
     return names[rng.integers(len(names))]
 
 
+def _striking(rng: np.random.Generator) -> float:
+    """A number in [0, 1], rather near its ends: what is striking is what faces are known by."""
+    return 0.5 - 0.5 * float(np.cos(np.pi * rng.uniform()))
+
+
 @lru_cache(maxsize=8)
 def _face(world: Faces, identity: int) -> Face:
     family, member = divmod(identity, world.members)
     shared, own = stream(world.seed, 21, family), stream(world.seed, 21, family, member + 1)
     biases, share = TYPES[world.kind(family)], world.own_share
+    part = share**0.5  # of the proportions are moved, each by this part of the way to the individual's own
     shares = {}
     for name in RANGES:
-        common, mine = shared.uniform(), own.uniform()
-        mixed = common + (mine - common) * share
-        shares[name] = float(0.55 * biases[name] + 0.45 * mixed if name in biases else mixed)
+        common, mine, moved = _striking(shared), _striking(own), own.uniform() < part
+        mixed = common + (mine - common) * part * moved
+        shares[name] = 0.4 * biases[name] + 0.6 * mixed if name in biases else mixed
     skin, hair, style = _pick(list(SKINS), shared), _pick(list(HAIRS), shared), _pick(STYLES, shared)
     beard = BEARDS[int(shared.choice(4, p=(0.58, 0.14, 0.14, 0.14)))]
     eyes, own_eyes = _pick(list(EYES), shared), _pick(list(EYES), own)
@@ -330,8 +336,10 @@ def _paint(face: Face, look: Look, bust: Bust, hits: Hits) -> tuple[Floats, Floa
         colour = mix(colour, look.makeup.rims, arm * (1 - grown) * (1 - ear) * (1 - body))
     if dress.shades:
         arm = step(0.06, 0.04, np.abs(at[2] - 0.06)) * (np.abs(at[1]) > 0.6) * (at[0] < 0.8) * (at[0] > 0)
-        lens = np.maximum(share("lens"), arm * (1 - grown) * (1 - ear) * (1 - body))
-        colour, gloss = mix(colour, linear(24, 24, 30), lens), np.maximum(gloss, lens * 0.25)
+        off = np.sqrt((np.abs(at[1]) - head.eye_gap) ** 2 + (at[2] * 1.2) ** 2)
+        behind = step(0.30, 0.26, off) * (at[0] > 0.5)  # eyes may bulge through the lens
+        lens = np.maximum(np.maximum(share("lens"), behind), arm * (1 - grown) * (1 - ear) * (1 - body))
+        colour, gloss = mix(colour, linear(24, 24, 30), lens), np.maximum(gloss * (1 - lens), lens * 0.06)
     return _clothe(look, bust, hits, colour, body), gloss * (1 - body)
 
 

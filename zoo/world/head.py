@@ -21,18 +21,18 @@ HATS = ("none", "cap", "beanie", "brimmed")
 
 # The least and the greatest value of every proportion of `Head`.
 RANGES: dict[str, tuple[float, float]] = {
-    "width": (0.77, 1.06), "length": (1.06, 1.54), "crown": (0.84, 1.18), "jaw": (0.42, 0.86),
-    "chin": (0.16, 0.36), "chin_out": (-0.14, 0.14), "cheek": (0.18, 0.36), "cheek_height": (-0.52, -0.20),
-    "brow_ridge": (-0.02, 0.13),
-    "nose_length": (0.34, 0.66), "nose_width": (0.08, 0.28), "nose_out": (0.10, 0.42), "bridge": (0.04, 0.16),
-    "nose_lift": (-0.12, 0.14),
-    "eye_gap": (0.32, 0.52), "eye_width": (0.16, 0.29), "eye_height": (0.08, 0.20), "eye_slant": (-0.32, 0.32),
-    "iris": (0.62, 0.95), "eye_bulge": (0.02, 0.12),
-    "brow_height": (0.26, 0.52), "brow_thick": (0.025, 0.11), "brow_slant": (-0.34, 0.40), "brow_length": (0.20, 0.34),
-    "mouth_width": (0.19, 0.52), "upper_lip": (0.03, 0.13), "lower_lip": (0.04, 0.15), "mouth_drop": (0.30, 0.56),
-    "mouth_curve": (-0.06, 0.09),
-    "ear": (0.20, 0.48), "ear_off": (0.1, 0.75),
-    "hair_line": (0.62, 0.98), "hair_peak": (-0.10, 0.16), "temples": (0.15, 0.60),
+    "width": (0.73, 1.10), "length": (1.00, 1.62), "crown": (0.80, 1.24), "jaw": (0.36, 0.92),
+    "chin": (0.14, 0.42), "chin_out": (-0.18, 0.20), "cheek": (0.16, 0.40), "cheek_height": (-0.56, -0.18),
+    "brow_ridge": (-0.04, 0.16),
+    "nose_length": (0.30, 0.74), "nose_width": (0.07, 0.33), "nose_out": (0.06, 0.56), "bridge": (0.03, 0.19),
+    "nose_lift": (-0.16, 0.18),
+    "eye_gap": (0.32, 0.55), "eye_width": (0.15, 0.31), "eye_height": (0.07, 0.24), "eye_slant": (-0.40, 0.40),
+    "iris": (0.58, 1.05), "eye_bulge": (0.0, 0.15),
+    "brow_height": (0.26, 0.58), "brow_thick": (0.02, 0.13), "brow_slant": (-0.45, 0.50), "brow_length": (0.16, 0.38),
+    "mouth_width": (0.16, 0.58), "upper_lip": (0.02, 0.16), "lower_lip": (0.03, 0.19), "mouth_drop": (0.26, 0.62),
+    "mouth_curve": (-0.10, 0.12),
+    "ear": (0.18, 0.58), "ear_off": (0.05, 0.95),
+    "hair_line": (0.56, 1.06), "hair_peak": (-0.16, 0.24), "temples": (0.05, 0.75),
 }  # fmt: skip
 
 
@@ -312,6 +312,6 @@ def build_bust(head: Head, dress: Dress, mood: Mood) -> Bust:
     if dress.shades:
         for side in _SIDES:
             lean = turn(yaw=side * 0.28, nod=0.06)
-            build.ball("lens", (0.88 + head.eye_bulge / 2, side * (head.eye_gap + 0.01), 0), (0.05, 0.33, 0.26), lean)
+            build.ball("lens", (0.90 + 0.8 * head.eye_bulge, side * (head.eye_gap + 0.01), 0), (0.05, 0.33, 0.26), lean)
     _shoulders(build, head, dress)
     return Bust(build.figure(), head)
