@@ -253,8 +253,8 @@ class RecipeCLI(LightningCLI):
                     protocol=f"each query against the gallery by cosine similarity, itself left out by index{cameras}",
                     date=date.today().isoformat(),
                     values={
-                        name.removeprefix("test/"): round(value, 4)
-                        for name, value in scores.items()
+                        name.removeprefix("test/"): round(scores[name], 4)
+                        for name in dict.fromkeys(["test/rank1", "test/mAP", *scores])
                         if not re.search(r"queries|pairs|=.*/(?!rank1$|mAP$)", name)
                     },
                 )

@@ -96,10 +96,10 @@ def test_blocks_change_nothing(block_bytes: int) -> None:
 
 @pytest.mark.parametrize("options", [(20, 6, 0.3), (5, 3, 0.3)])
 def test_copies_of_items(options: tuple[int, int, float]) -> None:
-    """Copies among the queries, in the gallery, and across; up to five of one."""
+    """Copies among the queries, in the gallery, and across; nine of one, more than a list of 5 + 1 holds."""
     items = make_items(count=90, width=8)
     rows = items["embeddings"]
-    rows[30:34], rows[1], rows[50], rows[60] = rows[35], rows[2], rows[3], rows[61]
+    rows[30:38], rows[1], rows[50], rows[60] = rows[38], rows[2], rows[3], rows[61]
     everything = as_set(items)
     query, gallery = everything.select(torch.arange(20)), everything.select(torch.arange(20, 90))
     expected = dense_distance(both(query, gallery), *options)[:20, 20:]

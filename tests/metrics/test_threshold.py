@@ -235,6 +235,7 @@ def test_open_set_by_hand() -> None:
     scores = open_set_scores(everything.select(torch.arange(2, 8)), everything, torch.tensor([1, 2]))
     # The other images of 1 and 2 are enrolled, too: 1 at 10 has 0, 1 at 80 is nearest to 2 at 85.
     assert scores.right.tolist() == [True, False, False]
+    assert scores.enrolled.tolist() == pytest.approx([math.cos(math.radians(angle)) for angle in (10, 5, 5)], abs=1e-6)
     assert scores.rates(0.9) == pytest.approx((1 / 3, 1 / 3))
     assert scores.rates(0.8) == pytest.approx((1 / 3, 2 / 3))
     # Strangers score cos 5, cos 35 and cos 90 degrees. To keep two of them out, the next score above cos 35 will do.

@@ -155,7 +155,7 @@ class VectorIndex:
 
     @classmethod
     def load(cls, folder: Path) -> "VectorIndex":
-        """Open a saved index; vectors stay on disk where the kind allows it: `exact`, `flat`, `ivf`, `ivfpq`.
+        """Open a saved index; its vectors stay on disk, memory-mapped, where FAISS can do so.
 
         Raises:
             FileNotFoundError: There is no saved index.
@@ -167,7 +167,9 @@ class VectorIndex:
         if meta["kind"] == "exact":
             return cls("exact", meta["width"], [np.load(folder / "vectors.npy", mmap_mode="r")])
         faiss = _faiss()
-        index = faiss.read_index(str(folder / "index.faiss"), faiss.IO_FLAG_MMAP)
+        # The newer flag maps flat vectors, too.
+        flag = getattr(faiss, "IO_FLAG_MMAP_IFC", faiss.IO_FLAG_MMAP)
+        index = faiss.read_index(str(folder / "index.faiss"), flag)
         return cls(meta["kind"], meta["width"], faiss_index=index)
 
 
