@@ -221,8 +221,8 @@ class Evaluation(ZooModule):
         )
 
     def _threshold_scores(self, query: EmbeddingSet, gallery: EmbeddingSet) -> dict[str, float]:
-        """How the calibrated threshold fares on these identities: on their pairs (far, frr), and as an open set with half
-        of them enrolled (detection and identification rate, false alarms)."""
+        """How the calibrated threshold fares on these identities: on their pairs (far, frr), and as an open set with
+        half of them enrolled (detection and identification rate, false alarms)."""
         if self.encoder.threshold is None:
             return {}
         value = self.encoder.threshold.value
@@ -236,7 +236,8 @@ class Evaluation(ZooModule):
         """The scores after re-ranking and after query expansion, where they are asked for."""
         refined = {}
         if self.protocol.rerank:
-            refined["reranked"] = score_queries(query, gallery, self.protocol.ks, blocks=reranked_blocks(query, gallery))
+            blocks = reranked_blocks(query, gallery)
+            refined["reranked"] = score_queries(query, gallery, self.protocol.ks, blocks=blocks)
         if self.protocol.expand:
             expanded = expand_queries(query, gallery, self.protocol.expand)
             refined["expanded"] = score_queries(expanded, gallery, self.protocol.ks)

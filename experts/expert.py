@@ -131,9 +131,9 @@ class Expert(Evaluation):
         truth = torch.searchsorted(self.classes, batch.identities[closed])
         ranked = self.head.logits(self.encoder(batch.images[closed])).float().topk(min(5, len(self.classes))).indices
         hits = (ranked == truth[:, None]).cumsum(1).clamp(max=1).float()
-        for k in range(hits.shape[1]):
-            self.named[k].update(hits[:, k])
-            self.log(f"test/closed_top{k + 1}", self.named[k])
+        for k, (share, hit) in enumerate(zip(self.named, hits.T, strict=False), 1):
+            share.update(hit)  # type: ignore[operator]
+            self.log(f"test/closed_top{k}", share)  # type: ignore[arg-type]
 
     def lr_multipliers(self) -> dict[str, float]:
         return {"head": self.optim.head_lr, **super().lr_multipliers()}

@@ -90,7 +90,8 @@ class GeneralEncoder(Evaluation):
             hits.append((logits.argmax(1) == classes)[known])
         loss = self.check_finite(torch.stack(losses).mean(), "loss", batch.indices)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.images))
-        self.log("train/attribute_accuracy", torch.cat(hits).float().mean(), prog_bar=True, batch_size=len(batch.images))
+        right = torch.cat(hits).float().mean()
+        self.log("train/attribute_accuracy", right, prog_bar=True, batch_size=len(batch.images))
         return loss
 
     def lr_multipliers(self) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Shows during training what the encoder finds: retrieval sheets, mistakes, histogram, error curve, embedding projector."""
+"""Shows what the encoder finds while it trains: retrieval sheets, mistakes, histogram, error curve, projector."""
 
 from pathlib import Path
 

@@ -315,7 +315,6 @@ class RecipeCLI(LightningCLI):
             table.add_row(encoder, *cells, *([f"{scores.get('queries', 0):.0f}"] if queries else []))
         return table
 
-
     @staticmethod
     def _turned_table(title: str, names: list[str], columns: dict[str, dict[str, float]]) -> Table:
         """A line for each score; encoders without any are left out."""

@@ -39,7 +39,8 @@ class TimmEncoder(IdentityEncoder):
         options: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self._init_args = {"backbone": backbone, "size": size, "pool": pool, "neck": neck, "options": options}
+        self._init_args: dict[str, Any] = {"backbone": backbone, "size": size, "pool": pool, "neck": neck}
+        self._init_args["options"] = options
         self.trunk = create_trunk(backbone, pretrained, size, pool, options)
         self.transform = trunk_transform(self.trunk, size)
         self.embed_dim = _pooled_width(self.trunk, self.transform.size)
@@ -69,8 +70,9 @@ class TimmEncoder(IdentityEncoder):
         """
         _check_patches_fit(str(self._init_args["backbone"]), self.trunk, size)
         height, width = (size, size) if isinstance(size, int) else size
-        if hasattr(self.trunk, "set_input_size"):
-            self.trunk.set_input_size(img_size=(height, width))
+        set_input_size: Any = getattr(self.trunk, "set_input_size", None)
+        if set_input_size is not None:
+            set_input_size(img_size=(height, width))
         self.transform = replace(self.transform, size=(height, width))
         self._init_args["size"] = size if isinstance(size, int) else list(size)
 

@@ -1,4 +1,4 @@
-"""Pictures of what an encoder does: retrieval sheets, similarity histograms, error curves, for TensorBoard and as PNG."""
+"""Pictures of what an encoder does, for TensorBoard and as PNG: retrieval sheets, histograms, error curves."""
 
 from collections.abc import Sequence
 from io import BytesIO

@@ -52,7 +52,12 @@ def petface(root: Path) -> Path:
             "test.txt": [[name.format(i, v)] for i in (3, 4) for v in range(4)],
             "verification.csv": [
                 ["filename1", "filename2", "label"],
-                *([name.format(i, v), name.format(j, 3 - v), int(i == j)] for i in (3, 4) for j in (3, 4) for v in (0, 1)),
+                *(
+                    [name.format(a, v), name.format(b, 3 - v), int(a == b)]
+                    for a in (3, 4)
+                    for b in (3, 4)
+                    for v in (0, 1)
+                ),
             ],
         }
         for file, lines in rows.items():

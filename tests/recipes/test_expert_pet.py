@@ -171,12 +171,16 @@ REFUSED = {
     "no such checkpoint": (["--ckpt_path=gone.ckpt"], 1, "No checkpoint gone.ckpt"),
     "card to compare with": (["--compare_with=[general_mobilnet]"], 1, "general_mobilenetv3s050.world"),
     "two starts": (
-        ["--model.init_from=general_mobilenetv3s050.world", "--model.pool=max"], 1, "pool max would be ignored"
+        ["--model.init_from=general_mobilenetv3s050.world", "--model.pool=max"],
+        1,
+        "pool max would be ignored",
     ),
     "unknown category": (["--model.category=pett"], 1, "Did you mean 'pet'"),
     "group that is not there": (["--model.protocol.group_by=breed"], 1, "It has: category, species"),
     "folder beside sources": (
-        ["--data.root=photos", "--data.sources=[{root: more}]"], 1, "Name the folder as one of the sources"
+        ["--data.root=photos", "--data.sources=[{root: more}]"],
+        1,
+        "Name the folder as one of the sources",
     ),
     "not a checkpoint": (["--ckpt_path=pyproject.toml"], 1, "cannot be read"),
     "frozen nothing": (["--model.freeze=[encoder.trnk]"], 1, "names no parameter"),

@@ -75,7 +75,9 @@ class InstanceData(LightningDataModule):
     ) -> None:
         super().__init__()
         if root is not None and sources:
-            raise ValueError(f"Both data.root {root!r} and data.sources are given. Name the folder as one of the sources.")
+            raise ValueError(
+                f"Both data.root {root!r} and data.sources are given. Name the folder as one of the sources."
+            )
         if root is None and not sources and not world:
             raise ValueError(
                 "None of data.root, data.sources and data.world is given. Point data.root at a folder of images, "
@@ -263,8 +265,8 @@ class InstanceData(LightningDataModule):
         if len(cameras) == 1 and cameras[0] >= 0:
             if rank() == 0:
                 log.warning(
-                    "Every image of %s to be validated or tested on is from camera %d: all positives would be junk, since "
-                    "images of one identity from one camera do not count. Cameras are ignored.",
+                    "Every image of %s to be validated or tested on is from camera %d: all positives would be junk, "
+                    "since images of one identity from one camera do not count. Cameras are ignored.",
                     self.index.root,
                     cameras[0],
                 )

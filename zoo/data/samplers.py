@@ -86,8 +86,8 @@ class PKSampler(Sampler[Key]):
         enough = [identities for identities in found if len(identities) >= share]
         if len(enough) < self.kinds_per_batch:
             raise ValueError(
-                f"Only {len(enough)} of {len(found)} categories have the {share} training identities that a batch takes "
-                f"of each. Set categories_per_batch to at most {len(enough)}, or identities_per_batch lower."
+                f"Only {len(enough)} of {len(found)} categories have the {share} training identities that a batch "
+                f"takes of each. Set categories_per_batch to at most {len(enough)}, or identities_per_batch lower."
             )
         return enough
 

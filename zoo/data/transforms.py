@@ -87,7 +87,8 @@ class Augment:
             if self.brightness or self.contrast or self.saturation
             else []
         )
-        shift = [v2.Pad(self.pad, fill=_mean_colour(transform)), v2.RandomCrop(list(transform.size))] if self.pad else []
+        padding = v2.Pad(self.pad, fill=_mean_colour(transform))
+        shift = [padding, v2.RandomCrop(list(transform.size))] if self.pad else []
         return [resize, v2.RandomHorizontalFlip(self.flip), *shift, *colour]
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from zoo.world.anatomy import Figure, Builder, turn
+from zoo.world.anatomy import Builder, Figure, turn
 from zoo.world.trace import Floats
 
 # Heights of joints in units of the person's height; legs move that of the hips.

@@ -4,7 +4,7 @@ import csv
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -113,7 +113,7 @@ class Pets(World):
             of = {split: [row for row in own if row["split"] == split] for split in ("train", "val", "test")}
             known = {row["path"] for row in of["train"] if int(Path(row["path"]).stem) < self.views}
             labels = {name: n for n, name in enumerate(sorted({row["identity"] for row in of["train"]}))}
-            lists = {
+            lists: dict[str, list[list[Any]]] = {
                 "train.csv": [[*_file(row), labels[row["identity"]]] for row in of["train"] if row["path"] in known],
                 "reidentification.csv": [
                     [*_file(row), labels[row["identity"]]] for row in of["train"] if row["path"] not in known
@@ -157,7 +157,7 @@ def _file(row: dict[str, str]) -> list[str]:
 
 def _pairs(rows: list[dict[str, str]], rng: np.random.Generator) -> list[list[str]]:
     """As many pairs of one pet as of two, half of these from one family: file, file, 1 or 0."""
-    pairs = []
+    pairs: list[list[str]] = []
     for row in rows:
         same = [other for other in rows if other["identity"] == row["identity"] and other is not row]
         kin = [r for r in rows if r["family"] == row["family"] and r["identity"] != row["identity"]]

@@ -1,7 +1,8 @@
 """Writes a world to disk: several processes, a progress bar, and no harm from being interrupted.
 
 An image is drawn in a hidden folder and moved into place; an identity's record follows when all of its images are
-there. The file ``world.json`` is written last: where it is, the world is complete. One process at a time writes a world; others wait for it.
+there. The file ``world.json`` is written last: where it is, the world is complete. One process at a time writes a
+world; others wait for it.
 """
 
 import csv
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from rich.console import Console
@@ -78,7 +80,9 @@ def write_identity(world: World, root: Path, identity: int, after_image: Callabl
         sample = world.render(identity, view)
         path = world.path_of(identity, view)
         drawn = draft / Path(path).name
-        how = {"compress_level": 1} if drawn.suffix.lower() == ".png" else {"quality": 95, "subsampling": 0}
+        how: dict[str, Any] = {"quality": 95, "subsampling": 0}
+        if drawn.suffix.lower() == ".png":
+            how = {"compress_level": 1}
         Image.fromarray(sample.image).save(drawn, **how)
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         drawn.replace(root / path)

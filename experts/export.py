@@ -1,0 +1,266 @@
+"""An identity encoder as an ONNX file, for other toolkits: normalisation inside, compared with torch before it counts."""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zoo import Card
+from zoo.contracts import IdentityEncoder
+
+PACKAGES = ("onnx", "onnxruntime", "onnxscript")
+# Protobuf stops at 2 GiB a file; weights beyond this go to a file beside it.
+LARGEST_FILE = 2**31 - 2**24
+
+
+class ExportError(RuntimeError):
+    """An encoder that could not be written, or whose file does not do what the encoder does."""
+
+
+def export_onnx(
+    encoder: IdentityEncoder,
+    path: str | Path,
+    opset: int | None = None,
+    tolerance: float = 1e-4,
+    card: Card | None = None,
+) -> Path:
+    """Write an encoder as an ONNX file; returns its path.
+
+    The graph takes `images`, (B, 3, H, W) uint8 in RGB at the size of the encoder's transform, for any B, and gives
+    `embeddings`, (B, embed_dim) float32 of unit length. It normalises by mean and std itself. Decoding and resizing
+    stay outside: the whole image is resized to H x W, antialiased, by the interpolation that the file names.
+
+    The file is run by onnxruntime on random images, one alone and three together, and takes the place of an earlier
+    one only if no number differs from `encoder.embed` by more than `tolerance`. Otherwise nothing is left behind.
+    `facts` reads what the file says of itself: the size, the threshold, the difference found and the like. Weights
+    beyond 2 GB lie beside it, in `<name>.onnx.data`.
+
+    Args:
+        encoder: left as it is; checked on the CPU, where float32 is not rounded to TF32.
+        path: the file to write, *.onnx.
+        opset: version of ONNX's operators; null for the one that torch recommends.
+        tolerance: largest difference allowed in any number of an embedding.
+        card: what is known of the encoder beside its weights: name, licence, training data.
+
+    Raises:
+        ImportError: a package is missing.
+        ExportError: a path that cannot be written, an encoder that torch cannot export, or too large a difference.
+    """
+    _check_packages()
+    path = Path(path).expanduser()
+    _check_target(path)
+    try:
+        with _on_cpu_in_eval(encoder), TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}.") as folder:
+            file = Path(folder) / path.name
+            _write(encoder, file, opset, {"name": card.name if card else path.stem, **_facts(encoder, card)})
+            difference = max_difference(encoder, file)
+            if not difference <= tolerance:  # NaN is refused, too
+                raise ExportError(
+                    f"The ONNX graph of {type(encoder).__name__} differs from torch by up to {difference:.2g}, more "
+                    f"than the tolerance of {tolerance:g}; nothing was written. Try another opset, or raise the "
+                    "tolerance if your use can bear it."
+                )
+            _append(file, {"max_difference": f"{difference:.2g}"})
+            for part in sorted(Path(folder).iterdir(), reverse=True):  # the graph last, after its data
+                part.replace(path.with_name(part.name))
+    except OSError as error:
+        raise ExportError(f"{path} could not be written: {error}. Make room or choose another place.") from error
+    return path
+
+
+def max_difference(encoder: IdentityEncoder, path: str | Path, batches: Sequence[int] = (1, 3)) -> float:
+    """Largest absolute difference between the embeddings of an exported file and those of the encoder.
+
+    Args:
+        encoder: what the file was made of.
+        path: run by onnxruntime on the CPU.
+        batches: how many random images to give at once, for each run.
+
+    Raises:
+        ImportError: a package is missing.
+        ExportError: onnxruntime cannot run the file, or it gives another shape.
+    """
+    _check_packages()
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3  # errors only
+    generator, differences = torch.Generator().manual_seed(0), []
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        for batch in batches:
+            images = _random_images(batch, encoder.transform.size, generator)
+            expected = encoder.embed(encoder.transform.normalise(images)).numpy()
+            (found,) = session.run(["embeddings"], {"images": images.numpy()})
+            if found.shape != expected.shape:
+                raise ExportError(f"{path} gives {found.shape} for {batch} images, the encoder {expected.shape}.")
+            differences.append(np.abs(found - expected).max())
+    except ExportError:
+        raise
+    except Exception as error:  # its errors have no common base
+        raise ExportError(f"onnxruntime cannot run {path}: {_first_line(error)}. Try another opset.") from error
+    return float(np.max(differences))
+
+
+def facts(path: str | Path) -> dict[str, str]:
+    """What an exported file says of itself. Numbers and lists are JSON: `json.loads(facts(path)["mean"])`."""
+    _check_packages()
+    import onnx
+
+    return {entry.key: entry.value for entry in onnx.load(path, load_external_data=False).metadata_props}
+
+
+class _Graph(nn.Module):
+    """What is exported: from the bytes of images to embeddings."""
+
+    def __init__(self, encoder: IdentityEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, images: Tensor) -> Tensor:
+        return F.normalize(self.encoder(self.encoder.transform.normalise(images)).float(), dim=1)
+
+
+def _write(encoder: IdentityEncoder, file: Path, opset: int | None, said: dict[str, str]) -> None:
+    """Export and save; the encoder is on the CPU and in eval mode."""
+    import onnx
+
+    model = _exported(encoder, opset)
+    found = next(entry.version for entry in model.opset_import if not entry.domain)
+    if opset is not None and found != opset:  # the exporter goes on when a conversion fails
+        raise ExportError(f"torch exports this encoder with opset {found}, not {opset}. Ask for {found} or none.")
+    # The exporter notes the source line of every step, with the folders of this machine.
+    for part in (model.graph, *model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info):
+        del part.metadata_props[:]
+    model.doc_string = f"{said['name']}: {said['input']} -> {said['output']}. {said['resizing']}"
+    onnx.helper.set_model_props(model, said)
+    size = sum(tensor.nbytes for tensor in encoder.state_dict().values())
+    onnx.save_model(
+        model, str(file), save_as_external_data=size > LARGEST_FILE, location=f"{file.name}.data", size_threshold=1024
+    )
+
+
+def _exported(encoder: IdentityEncoder, opset: int | None) -> Any:
+    """The encoder as an onnx.ModelProto."""
+    try:
+        program = torch.onnx.export(
+            _Graph(encoder).eval(),
+            # Two of them: torch.export takes a batch of one for a fixed number.
+            (torch.zeros(2, 3, *encoder.transform.size, dtype=torch.uint8),),
+            input_names=["images"],
+            output_names=["embeddings"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            opset_version=opset,
+            dynamo=True,  # torch 2.6 to 2.8 would take TorchScript
+            optimize=True,  # torch 2.6 would not
+            verbose=False,
+        )
+        assert program is not None
+        return program.model_proto
+    except Exception as error:  # whatever the encoder's own code and the exporter run into
+        reason = _first_line(error.__cause__ or error)
+        raise ExportError(
+            f"torch {torch.__version__} cannot export {type(encoder).__name__}: {reason}. Its forward must take any "
+            "number of images and not branch on their values."
+        ) from error
+
+
+def _facts(encoder: IdentityEncoder, card: Card | None) -> dict[str, str]:
+    """Fact -> text, for the metadata of the file; what is not known is left out."""
+    transform, threshold = encoder.transform, encoder.threshold
+    height, width = transform.size
+    said = {
+        "input": f"images, uint8 (batch, 3, {height}, {width}), RGB",
+        "output": f"embeddings, float32 (batch, {encoder.embed_dim}), of unit length: compare by dot product",
+        "normalisation": "inside of the graph, by mean and std of values in [0, 1]",
+        "resizing": f"Outside of the graph: resize the whole image to height {height} and width {width}, "
+        f"antialiased, {transform.interpolation}.",
+        "size": json.dumps([height, width]),
+        "interpolation": transform.interpolation,
+        "mean": json.dumps(list(transform.mean)),
+        "std": json.dumps(list(transform.std)),
+        "embed_dim": json.dumps(encoder.embed_dim),
+    }
+    if threshold is not None:
+        said |= {
+            "threshold": json.dumps(threshold.value),
+            "threshold_meaning": "two images whose cosine similarity reaches it are called the same identity",
+            "threshold_far": json.dumps(threshold.far),
+            "threshold_frr": json.dumps(threshold.frr),
+            "threshold_data": threshold.data,
+        }
+    for key in ("description", "category", "licence", "data_licence", "training_data"):
+        said[key] = getattr(card, key, "")
+    said["versions"] = json.dumps({name: _version(name) for name in ("instance-zoo", "torch", "timm", "onnx")})
+    return {key: value for key, value in said.items() if value}
+
+
+def _append(file: Path, said: dict[str, str]) -> None:
+    """Add facts to a file and leave its graph untouched: protobuf merges messages that follow one another.
+
+    Source: https://protobuf.dev/programming-guides/encoding/#last-one-wins
+    """
+    import onnx
+
+    more = onnx.ModelProto()
+    onnx.helper.set_model_props(more, said)
+    with file.open("ab") as stream:
+        stream.write(more.SerializeToString())
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _random_images(batch: int, size: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """(batch, 3, H, W) uint8 in 8 x 8 blocks of colour: noise of single pixels would look alike to an encoder."""
+    blocks = torch.randint(0, 256, (batch, 3, 8, 8), dtype=torch.uint8, generator=generator)
+    return F.interpolate(blocks, size, mode="nearest")
+
+
+@contextmanager
+def _on_cpu_in_eval(encoder: IdentityEncoder) -> Iterator[None]:
+    modes = [(module, module.training) for module in encoder.modules()]
+    device = next((parameter.device for parameter in encoder.parameters()), torch.device("cpu"))
+    encoder.eval().cpu()
+    try:
+        yield
+    finally:
+        encoder.to(device)
+        for module, mode in modes:
+            module.training = mode
+
+
+def _check_packages() -> None:
+    missing = [name for name in PACKAGES if find_spec(name) is None]
+    if missing:
+        raise ImportError(f"The ONNX export needs {', '.join(missing)}: pip install 'instance-zoo[onnx]'")
+
+
+def _check_target(path: Path) -> None:
+    if path.suffix != ".onnx":
+        raise ExportError(f"{path} is not named *.onnx. Give the path of the file to write, such as pet.onnx.")
+    if path.is_dir():
+        raise ExportError(f"{path} is a folder. Give the path of the file to write.")
+    if not path.parent.is_dir():
+        raise ExportError(f"There is no folder {str(path.parent)!r} to write {path.name} to. Make it first.")
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # run from a checkout
+        return "unknown"
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()), type(error).__name__)
