@@ -1,11 +1,14 @@
 """An identity encoder as an ONNX file, for other toolkits: normalisation inside, compared with torch before it counts."""
 
 import json
+import logging
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -59,6 +62,7 @@ def export_onnx(
     _check_packages()
     path = Path(path).expanduser()
     _check_target(path)
+    _check_dtype(encoder)
     try:
         with _on_cpu_in_eval(encoder), TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}.") as folder:
             file = Path(folder) / path.name
@@ -101,7 +105,8 @@ def max_difference(encoder: IdentityEncoder, path: str | Path, batches: Sequence
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         for batch in batches:
             images = _random_images(batch, encoder.transform.size, generator)
-            expected = encoder.embed(encoder.transform.normalise(images)).numpy()
+            with _on_cpu_in_eval(encoder):
+                expected = encoder.embed(encoder.transform.normalise(images)).numpy()
             (found,) = session.run(["embeddings"], {"images": images.numpy()})
             if found.shape != expected.shape:
                 raise ExportError(f"{path} gives {found.shape} for {batch} images, the encoder {expected.shape}.")
@@ -127,9 +132,13 @@ class _Graph(nn.Module):
     def __init__(self, encoder: IdentityEncoder) -> None:
         super().__init__()
         self.encoder = encoder
+        # `transform.normalise` works in place on tensors made on the way, which torch 2.6 does not trace.
+        self.mean, self.std = (
+            nn.Buffer(torch.tensor(v)[:, None, None] * 255) for v in (encoder.transform.mean, encoder.transform.std)
+        )
 
     def forward(self, images: Tensor) -> Tensor:
-        return F.normalize(self.encoder(self.encoder.transform.normalise(images)).float(), dim=1)
+        return F.normalize(self.encoder((images.float() - self.mean) / self.std).float(), dim=1)
 
 
 def _write(encoder: IdentityEncoder, file: Path, opset: int | None, said: dict[str, str]) -> None:
@@ -139,7 +148,7 @@ def _write(encoder: IdentityEncoder, file: Path, opset: int | None, said: dict[s
     model = _exported(encoder, opset)
     found = next(entry.version for entry in model.opset_import if not entry.domain)
     if opset is not None and found != opset:  # the exporter goes on when a conversion fails
-        raise ExportError(f"torch exports this encoder with opset {found}, not {opset}. Ask for {found} or none.")
+        raise ExportError(f"torch exports this encoder with opset {found}, not {opset}. Ask for {found}, or none.")
     # The exporter notes the source line of every step, with the folders of this machine.
     for part in (model.graph, *model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info):
         del part.metadata_props[:]
@@ -152,28 +161,55 @@ def _write(encoder: IdentityEncoder, file: Path, opset: int | None, said: dict[s
 
 
 def _exported(encoder: IdentityEncoder, opset: int | None) -> Any:
-    """The encoder as an onnx.ModelProto."""
+    """The encoder as an onnx.ModelProto.
+
+    By torch.export, whose exporter knows no opset before 18 and was immature before it became torch's default in 2.9:
+    2.6 fails at BatchNorm. Older ones are served by tracing, which follows the path of one example.
+    """
+    capture = _by_export if (opset is None or opset >= 18) and torch.__version__ >= (2, 9) else _by_tracing
+    # Two of them: torch.export takes a batch of one for a fixed number.
+    example = torch.zeros(2, 3, *encoder.transform.size, dtype=torch.uint8)
     try:
-        program = torch.onnx.export(
-            _Graph(encoder).eval(),
-            # Two of them: torch.export takes a batch of one for a fixed number.
-            (torch.zeros(2, 3, *encoder.transform.size, dtype=torch.uint8),),
-            input_names=["images"],
-            output_names=["embeddings"],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            opset_version=opset,
-            dynamo=True,  # torch 2.6 to 2.8 would take TorchScript
-            optimize=True,  # torch 2.6 would not
-            verbose=False,
-        )
-        assert program is not None
-        return program.model_proto
+        with _quiet("torch.onnx", "onnxscript", "onnx_ir"):
+            return capture(_Graph(encoder).eval(), example, opset)
     except Exception as error:  # whatever the encoder's own code and the exporter run into
         reason = _first_line(error.__cause__ or error)
         raise ExportError(
             f"torch {torch.__version__} cannot export {type(encoder).__name__}: {reason}. Its forward must take any "
-            "number of images and not branch on their values."
+            "number of images and not branch on their values; another opset may help."
         ) from error
+
+
+def _by_export(graph: _Graph, example: Tensor, opset: int | None) -> Any:
+    program = torch.onnx.export(
+        graph,
+        (example,),
+        input_names=["images"],
+        output_names=["embeddings"],
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        opset_version=opset,
+        dynamo=True,
+        verbose=False,
+    )
+    assert program is not None
+    return program.model_proto
+
+
+def _by_tracing(graph: _Graph, example: Tensor, opset: int | None) -> Any:
+    import onnx
+
+    stream = BytesIO()
+    torch.onnx.export(
+        graph,
+        (example,),
+        stream,  # type: ignore[arg-type]  # takes it, says otherwise
+        input_names=["images"],
+        output_names=["embeddings"],
+        dynamic_axes={"images": {0: "batch"}, "embeddings": {0: "batch"}},
+        opset_version=opset,
+        dynamo=False,
+    )
+    return onnx.load_model_from_string(stream.getvalue())
 
 
 def _facts(encoder: IdentityEncoder, card: Card | None) -> dict[str, str]:
@@ -240,6 +276,22 @@ def _on_cpu_in_eval(encoder: IdentityEncoder) -> Iterator[None]:
             module.training = mode
 
 
+@contextmanager
+def _quiet(*names: str) -> Iterator[None]:
+    """No warnings, and none from these loggers, which tell of every step tried; what counts is checked afterwards."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
 def _check_packages() -> None:
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
@@ -253,6 +305,13 @@ def _check_target(path: Path) -> None:
         raise ExportError(f"{path} is a folder. Give the path of the file to write.")
     if not path.parent.is_dir():
         raise ExportError(f"There is no folder {str(path.parent)!r} to write {path.name} to. Make it first.")
+
+
+def _check_dtype(encoder: IdentityEncoder) -> None:
+    kinds = {tensor.dtype for tensor in encoder.state_dict().values() if tensor.is_floating_point()}
+    if kinds - {torch.float32}:
+        said = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
+        raise ExportError(f"{type(encoder).__name__} holds weights in {said}. Export encoder.float().")
 
 
 def _version(package: str) -> str:

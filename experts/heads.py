@@ -194,25 +194,14 @@ class CrossEntropyHead(IdentityHead):
         num_identities: number of classes.
         embed_dim: width of the embeddings.
         smoothing: share of the target that is spread evenly over all classes.
-        normalize: compare directions only: cosine times `scale`.
-        scale: with `normalize` only; null for sqrt(2) ln(number of identities - 1).
+        cosine_scale: compare directions only, and multiply their cosine by this; null for plain products.
     """
 
     def __init__(
-        self,
-        num_identities: int,
-        embed_dim: int,
-        smoothing: float = 0.1,
-        normalize: bool = False,
-        scale: float | None = None,
+        self, num_identities: int, embed_dim: int, smoothing: float = 0.1, cosine_scale: float | None = None
     ) -> None:
         super().__init__(num_identities)
-        if scale is not None and not normalize:
-            raise ValueError(
-                f"scale {scale} would be ignored: it multiplies cosines. Set model.head.normalize to true."
-            )
-        self.smoothing = smoothing
-        self.scale = fixed_scale(scale, num_identities) if normalize else None
+        self.smoothing, self.cosine_scale = smoothing, cosine_scale
         self.linear = nn.Linear(embed_dim, num_identities, bias=False)
         nn.init.normal_(self.linear.weight, std=0.001)  # the authors' code
 
@@ -224,6 +213,6 @@ class CrossEntropyHead(IdentityHead):
     def logits(self, embeddings: Tensor) -> Tensor:
         with torch.autocast(embeddings.device.type, enabled=False):
             rows, weight = embeddings.float(), self.linear.weight.float()
-            if self.scale is None:
+            if self.cosine_scale is None:
                 return F.linear(rows, weight)
-            return self.scale * F.linear(F.normalize(rows, dim=1), F.normalize(weight, dim=1))
+            return self.cosine_scale * F.linear(F.normalize(rows, dim=1), F.normalize(weight, dim=1))

@@ -1,4 +1,4 @@
-"""Look at the shelf: list, show and verify components, and convert foreign weights into one."""
+"""Look at the shelf: list, show, verify and export components, and convert foreign weights into one."""
 
 import argparse
 import os
@@ -37,7 +37,7 @@ def main(args: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m recipes.zoo", description=__doc__)
-    commands = top.add_subparsers(required=True, metavar="{list,show,verify,convert}")
+    commands = top.add_subparsers(required=True, metavar="{list,show,verify,export,convert}")
 
     command = commands.add_parser("list", help="what is on the shelf")
     command.add_argument("pattern", nargs="?", default="*", help="names to keep, such as 'pet_*'")
@@ -50,6 +50,14 @@ def parser() -> argparse.ArgumentParser:
     command = commands.add_parser("verify", help="check files, build, fill and run components")
     command.add_argument("names", nargs="*", help="names, folders or hub ids; the whole shelf by default")
     command.set_defaults(run=verify_all)
+
+    command = commands.add_parser("export", help="write an identity encoder as an ONNX file, compared with torch")
+    command.add_argument("name", help="a name on the shelf, a folder, or hf://user/repo[@revision]")
+    command.add_argument("--out", type=Path, required=True, help="file to write, *.onnx")
+    command.add_argument("--opset", type=int, help="version of ONNX's operators; by default what torch recommends")
+    command.add_argument("--tolerance", type=float, default=1e-4, help="largest difference from torch allowed")
+    command.add_argument("--overwrite", action="store_true", help="replace an earlier file there")
+    command.set_defaults(run=export)
 
     command = commands.add_parser("convert", help="turn a foreign .pth, .ckpt or .bin into a component")
     command.add_argument("file", type=Path, help="weights saved by torch.save, or a .safetensors file")
@@ -144,6 +152,34 @@ def run_once(module: "ZooModule") -> str:
     if isinstance(out, Tensor) and not out.isfinite().all():
         raise CardError("its output is not finite. Train or convert it again.")
     return f"gives {tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__}"
+
+
+# ---------------------------------------------------------------------- export
+
+
+def export(options: argparse.Namespace, console: Console) -> int:
+    """A component of the identity encoders -> an ONNX file that other toolkits run."""
+    from experts.export import ExportError, export_onnx, facts
+    from zoo.contracts import IdentityEncoder
+
+    if options.out.exists() and not options.overwrite:
+        raise CardError(f"{options.out} exists. Choose another --out, or pass --overwrite to replace it.")
+    encoder = load(options.name)
+    if not isinstance(encoder, IdentityEncoder):
+        raise CardError(f"{options.name} is a {type(encoder).__name__}, no identity encoder; only those are exported.")
+    try:
+        path = export_onnx(encoder, options.out, options.opset, options.tolerance, card(options.name))
+    except ExportError as error:
+        raise CardError(str(error)) from error
+    said = facts(path)
+    size = sum(part.stat().st_size for part in (path, path.with_name(f"{path.name}.data")) if part.is_file())
+    lines = [
+        f"{said['name']} -> {path}, {size / 1e6:.1f} MB",
+        *(f"{key:<14}{said[key]}" for key in ("input", "output", "normalisation", "resizing")),
+        f"{'difference':<14}at most {said['max_difference']} from torch, in batches of 1 and 3",
+    ]
+    console.print(escape("\n".join(lines)), highlight=False, soft_wrap=True)
+    return 0
 
 
 # ---------------------------------------------------------------------- convert

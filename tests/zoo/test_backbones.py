@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+import zoo
 from zoo.backbones import TimmEncoder
 
 BACKBONES = ["mobilenetv3_small_050", "test_vit", "test_resnet", "test_convnext"]
@@ -59,3 +60,31 @@ def test_height_and_width_may_differ():
 def test_what_cannot_be_built_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         TimmEncoder(**options)
+
+
+@pytest.mark.parametrize("backbone", ["test_resnet", "test_vit"])
+def test_a_resized_encoder_is_saved_and_loaded_at_its_new_size(backbone, tmp_path):
+    encoder = TimmEncoder(backbone).eval()
+    shapes = {name: tensor.shape for name, tensor in encoder.state_dict().items() if "pos_embed" not in name}
+    encoder.resize((96, 64))
+    assert encoder.transform.size == (96, 64)
+    assert shapes == {name: tensor.shape for name, tensor in encoder.state_dict().items() if "pos_embed" not in name}
+    images = torch.randn(2, 3, 96, 64)
+    zoo.save(encoder, tmp_path / "encoder")
+    again = zoo.load(tmp_path / "encoder")
+    assert again.transform == encoder.transform and torch.equal(again.embed(images), encoder.embed(images))
+
+
+def test_a_size_between_patches_is_refused_also_later():
+    with pytest.raises(ValueError, match="does not divide into the 16x16 patches"):
+        TimmEncoder("test_vit").resize((100, 64))
+
+
+def test_options_reach_the_architecture_and_its_card(tmp_path):
+    encoder = TimmEncoder("test_vit", options={"drop_path_rate": 0.2})
+    rates = [module.drop_prob for module in encoder.modules() if type(module).__name__ == "DropPath"]
+    assert max(rates) == pytest.approx(0.2)
+    zoo.save(encoder, tmp_path / "encoder")
+    assert zoo.card(tmp_path / "encoder").init["options"] == {"drop_path_rate": 0.2}
+    with pytest.raises(ValueError, match="could not build backbone 'test_vit'.*drop_pth_rate"):
+        TimmEncoder("test_vit", options={"drop_pth_rate": 0.2})
