@@ -245,7 +245,7 @@ class RecipeCLI(LightningCLI):
             name=re.sub(r"[^A-Za-z0-9._+-]+", "_", self._get(self.config, "name")).lstrip("._+-") or "expert",
             overwrite=True,
             category=self._get(self.config, "model").get("category") or "",
-            head=self.model.head if len(index.rows("closed")) else None,
+            head=getattr(self.model, "head", None) if len(index.rows("closed")) else None,
             training_data=f"{index.root.resolve().name}: {index.describe()}",
             scores=[
                 zoo.Score(

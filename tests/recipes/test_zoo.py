@@ -100,6 +100,46 @@ def test_verify_embeds_with_an_encoder(tmp_path: Path, capsys: pytest.CaptureFix
     assert "gives (2, 1024)" in capsys.readouterr().out.replace("\n", "")
 
 
+# ---------------------------------------------------------------------- export
+
+
+def test_export(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from experts.export import facts
+    from zoo.backbones import TimmEncoder
+
+    encoder = TimmEncoder("test_resnet", size=32)
+    save(encoder, tmp_path / "a", name="pet.lab", licence="CC0-1.0")
+    out = tmp_path / "pet.onnx"
+    command = ["export", str(tmp_path / "a"), "--out", str(out)]
+    assert recipe.main(command) == 0
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first == f"pet.lab -> {out}, {out.stat().st_size / 1e6:.1f} MB"
+    said = dict(line.split(maxsplit=1) for line in lines)
+    assert said["input"].startswith("images, uint8 (batch, 3, 32, 32)")
+    assert said["output"].startswith(f"embeddings, float32 (batch, {encoder.embed_dim})")
+    assert said["difference"].startswith(f"at most {facts(out)['max_difference']} from torch")
+    assert facts(out)["licence"] == "CC0-1.0"
+
+    before = out.read_bytes()
+    assert recipe.main(command) == 1
+    assert "pet.onnx exists. Choose another --out, or pass --overwrite" in capsys.readouterr().err
+    assert recipe.main([*command, "--overwrite", "--tolerance", "0"]) == 1
+    assert "more than the tolerance of 0" in capsys.readouterr().err
+    assert out.read_bytes() == before
+    assert recipe.main([*command, "--overwrite"]) == 0
+
+
+def test_export_refuses(on_shelf: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(on_shelf.parent / "a.onnx")
+    for flags, said in {
+        ("pet_a.world", "--out", out): "pet_a.world is a Linear, no identity encoder",
+        ("pet_b.world", "--out", out): "Did you mean pet_a.world",
+    }.items():
+        assert recipe.main(["export", *flags]) == 1
+        assert said in capsys.readouterr().err
+    assert not Path(out).exists()
+
+
 # ---------------------------------------------------------------------- convert
 
 
