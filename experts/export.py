@@ -1,4 +1,4 @@
-"""An identity encoder as an ONNX file, for other toolkits: normalisation inside, compared with torch before it counts."""
+"""An identity encoder as an ONNX file for other toolkits: normalisation inside, compared with torch first."""
 
 import json
 import logging
@@ -24,6 +24,7 @@ from zoo.contracts import IdentityEncoder
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 # Protobuf stops at 2 GiB a file; weights beyond this go to a file beside it.
 LARGEST_FILE = 2**31 - 2**24
+OLDEST_OPSET = 14
 
 
 class ExportError(RuntimeError):
@@ -63,6 +64,8 @@ def export_onnx(
     path = Path(path).expanduser()
     _check_target(path)
     _check_dtype(encoder)
+    if opset is not None and opset < OLDEST_OPSET:
+        raise ExportError(f"opset {opset} is refused: attention needs {OLDEST_OPSET}. Ask for that, or none.")
     try:
         with _on_cpu_in_eval(encoder), TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}.") as folder:
             file = Path(folder) / path.name
@@ -75,6 +78,8 @@ def export_onnx(
                     "tolerance if your use can bear it."
                 )
             _append(file, {"max_difference": f"{difference:.2g}"})
+            for part in Path(folder).iterdir():
+                part.chmod(file.stat().st_mode)  # onnx keeps the data to its owner
             for part in sorted(Path(folder).iterdir(), reverse=True):  # the graph last, after its data
                 part.replace(path.with_name(part.name))
     except OSError as error:
@@ -97,25 +102,25 @@ def max_difference(encoder: IdentityEncoder, path: str | Path, batches: Sequence
     _check_packages()
     import onnxruntime
 
+    generator = torch.Generator().manual_seed(0)
+    given = [_random_images(batch, encoder.transform.size, generator) for batch in batches]
+    with _on_cpu_in_eval(encoder):
+        expected = [encoder.embed(encoder.transform.normalise(images)).numpy() for images in given]
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3  # errors only
-    generator, differences = torch.Generator().manual_seed(0), []
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        for batch in batches:
-            images = _random_images(batch, encoder.transform.size, generator)
-            with _on_cpu_in_eval(encoder):
-                expected = encoder.embed(encoder.transform.normalise(images)).numpy()
-            (found,) = session.run(["embeddings"], {"images": images.numpy()})
-            if found.shape != expected.shape:
-                raise ExportError(f"{path} gives {found.shape} for {batch} images, the encoder {expected.shape}.")
-            differences.append(np.abs(found - expected).max())
-    except ExportError:
-        raise
+        found = [session.run(["embeddings"], {"images": images.numpy()})[0] for images in given]
     except Exception as error:  # its errors have no common base
-        raise ExportError(f"onnxruntime cannot run {path}: {_first_line(error)}. Try another opset.") from error
-    return float(np.max(differences))
+        raise ExportError(
+            f"onnxruntime cannot run {Path(path).name}: {_first_line(error)}. Try another opset, and see that the "
+            "encoder takes any number of images."
+        ) from error
+    for ours, theirs in zip(expected, found, strict=True):
+        if theirs.shape != ours.shape:
+            raise ExportError(f"{Path(path).name} gives {theirs.shape}, the encoder {ours.shape}. Export it again.")
+    return float(np.max([np.abs(ours - theirs).max() for ours, theirs in zip(expected, found, strict=True)]))
 
 
 def facts(path: str | Path) -> dict[str, str]:
@@ -132,13 +137,9 @@ class _Graph(nn.Module):
     def __init__(self, encoder: IdentityEncoder) -> None:
         super().__init__()
         self.encoder = encoder
-        # `transform.normalise` works in place on tensors made on the way, which torch 2.6 does not trace.
-        self.mean, self.std = (
-            nn.Buffer(torch.tensor(v)[:, None, None] * 255) for v in (encoder.transform.mean, encoder.transform.std)
-        )
 
     def forward(self, images: Tensor) -> Tensor:
-        return F.normalize(self.encoder((images.float() - self.mean) / self.std).float(), dim=1)
+        return F.normalize(self.encoder(self.encoder.transform.normalise(images)).float(), dim=1)
 
 
 def _write(encoder: IdentityEncoder, file: Path, opset: int | None, said: dict[str, str]) -> None:
@@ -152,6 +153,8 @@ def _write(encoder: IdentityEncoder, file: Path, opset: int | None, said: dict[s
     # The exporter notes the source line of every step, with the folders of this machine.
     for part in (model.graph, *model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info):
         del part.metadata_props[:]
+    # Tracing loses the width.
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = encoder.embed_dim
     model.doc_string = f"{said['name']}: {said['input']} -> {said['output']}. {said['resizing']}"
     onnx.helper.set_model_props(model, said)
     size = sum(tensor.nbytes for tensor in encoder.state_dict().values())
@@ -166,7 +169,7 @@ def _exported(encoder: IdentityEncoder, opset: int | None) -> Any:
     By torch.export, whose exporter knows no opset before 18 and was immature before it became torch's default in 2.9:
     2.6 fails at BatchNorm. Older ones are served by tracing, which follows the path of one example.
     """
-    capture = _by_export if (opset is None or opset >= 18) and torch.__version__ >= (2, 9) else _by_tracing
+    capture = _by_export if (opset is None or opset >= 18) and torch.__version__ >= "2.9" else _by_tracing
     # Two of them: torch.export takes a batch of one for a fixed number.
     example = torch.zeros(2, 3, *encoder.transform.size, dtype=torch.uint8)
     try:

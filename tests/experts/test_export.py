@@ -76,6 +76,15 @@ def noise(batch: int, height: int, width: int) -> np.ndarray:
     return np.random.default_rng(batch).integers(0, 256, (batch, 3, height, width), dtype=np.uint8)
 
 
+def check_ends(encoder: TimmEncoder, path: Path) -> None:
+    graph = onnx.load(path).graph
+    ends = [*graph.input, *graph.output]
+    shapes = [[dim.dim_param or dim.dim_value for dim in end.type.tensor_type.shape.dim] for end in ends]
+    assert [end.name for end in ends] == ["images", "embeddings"]
+    assert shapes == [["batch", 3, 64, 32], ["batch", encoder.embed_dim]]
+    assert [end.type.tensor_type.elem_type for end in ends] == [onnx.TensorProto.UINT8, onnx.TensorProto.FLOAT]
+
+
 @pytest.fixture(params=BACKBONES, scope="module")
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[TimmEncoder, Path]:
     encoder = make(request.param).train()
@@ -107,13 +116,9 @@ def test_a_photo_takes_the_way_that_the_file_describes(exported: tuple[TimmEncod
 
 def test_the_graph_is_plain_onnx_with_named_ends(exported: tuple[TimmEncoder, Path]) -> None:
     encoder, path = exported
+    check_ends(encoder, path)
     model = onnx.load(path)
     onnx.checker.check_model(model, full_check=True)
-    ends = [*model.graph.input, *model.graph.output]
-    shapes = [[dim.dim_param or dim.dim_value for dim in end.type.tensor_type.shape.dim] for end in ends]
-    assert [end.name for end in ends] == ["images", "embeddings"]
-    assert shapes == [["batch", 3, 64, 32], ["batch", encoder.embed_dim]]
-    assert [end.type.tensor_type.elem_type for end in ends] == [onnx.TensorProto.UINT8, onnx.TensorProto.FLOAT]
     assert {node.domain for node in model.graph.node} == {""}
     assert os.getcwd().encode() not in path.read_bytes(), "the folders of this machine are nobody's business"
 
@@ -153,6 +158,7 @@ def test_older_opsets(tmp_path: Path, backbone: str, opset: int) -> None:
     encoder = make(backbone)
     path = export_onnx(encoder, tmp_path / "a.onnx", opset=opset)
     assert {entry.domain: entry.version for entry in onnx.load(path).opset_import} == {"": opset}
+    check_ends(encoder, path)
     images = noise(4, 64, 32)
     expected = encoder.embed(encoder.transform.normalise(torch.from_numpy(images))).numpy()
     np.testing.assert_allclose(run(path, images), expected, atol=1e-5)
@@ -214,7 +220,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     ("encoder", "said"),
     [
         (FixedBatch, "takes any number of images"),
-        (Branching, "cannot export Branching"),
+        (Branching, "cannot export Branching|differs from torch"),
         (lambda: Tiny().half(), r"holds weights in float16. Export encoder.float\(\)"),
     ],
 )
