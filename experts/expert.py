@@ -1,5 +1,6 @@
 """The expert trainer: an encoder learns identities by classification and by comparison."""
 
+import hashlib
 import logging
 from collections.abc import Callable
 from typing import Any, Literal
@@ -18,6 +19,8 @@ from zoo.distributed import gather_with_gradient
 from zoo.shelf import HEAD
 
 log = logging.getLogger(__name__)
+
+_IDENTITIES = "identities_sha256"
 
 
 class Expert(Evaluation):
@@ -83,29 +86,52 @@ class Expert(Evaluation):
 
     def configure_model(self) -> None:
         """Make the head for the data's identities. A test does with it only where the data asks to name new images of
-        them, and where its weights are known."""
-        testing = self.trainer.state.fn == "test" and len(self.index.rows("closed")) > 0
-        if self.head is not None or not (self.trainer.state.fn == "fit" or testing):
-            return
-        weights = None
-        if testing and not self.trainer.ckpt_path:
-            weights = self._known_head()
-            if weights is None:
-                return
+        them, and where its weights are known: from a card here, from a checkpoint in `on_load_checkpoint`."""
+        if self.head is None and self.trainer.state.fn == "fit":
+            self._make_head()
+        elif self.head is None and self._names_identities() and (weights := self._known_head()) is not None:
+            fill(self._make_head(), weights, f"the head of {self.init_from}")
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        has_head = any(name.startswith("head.") for name in checkpoint["state_dict"])
+        if self.head is None and has_head and self._names_identities():
+            self._make_head()
+        super().on_load_checkpoint(checkpoint)
+
+    def _names_identities(self) -> bool:
+        return self.trainer.state.fn == "test" and len(self.index.rows("closed")) > 0
+
+    def _make_head(self) -> IdentityHead:
         identities = self.trainer.datamodule.train_identities  # type: ignore[attr-defined]
         self.classes = torch.from_numpy(identities).to(self.device)
         with self.seeded():
             self.head = self.make_head(len(identities), self.encoder.embed_dim)
-        if weights is not None:
-            fill(self.head, weights, f"the head of {self.init_from}")
         self.apply_freezing()
+        return self.head
 
     def _known_head(self) -> dict[str, Tensor] | None:
         """The head's weights beside those of the card that the encoder came from."""
-        if self.init_from is None or HEAD not in [file.file for file in zoo.card(self.init_from).files]:
-            log.info("Closed-set identification is left out: it needs the trained head, of a checkpoint or a card.")
+        if self.init_from is None:
             return None
-        return load_tensors(self.init_from)
+        reason = "comes without its head"
+        if HEAD in [file.file for file in zoo.card(self.init_from).files]:
+            tensors = load_tensors(self.init_from)
+            if torch.equal(tensors.pop(_IDENTITIES, torch.zeros(1)), self._fingerprint()):
+                return tensors
+            reason = "was trained on other identities"
+        log.info("Closed-set identification is left out: %s %s.", self.init_from, reason)
+        return None
+
+    def head_tensors(self) -> dict[str, Tensor]:
+        """The head's weights as a card keeps them, with a mark of the identities that its classes stand for."""
+        assert self.head is not None
+        return {**self.head.state_dict(), _IDENTITIES: self._fingerprint()}
+
+    def _fingerprint(self) -> Tensor:
+        """(32,) uint8, a hash of the names of the training identities in the order of the classes."""
+        identities = self.trainer.datamodule.train_identities  # type: ignore[attr-defined]
+        names = "\n".join(self.index.names[identity] for identity in identities)
+        return torch.tensor(list(hashlib.sha256(names.encode()).digest()), dtype=torch.uint8)
 
     def training_step(self, batch: zoo.IdentityBatch, batch_idx: int) -> Tensor:
         assert self.head is not None

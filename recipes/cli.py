@@ -21,11 +21,13 @@ import yaml
 from jsonargparse import set_parsing_settings
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 import zoo
 from experts.evaluation import Evaluation
+from experts.expert import Expert
 from experts.pictures import RetrievalPictures
 from zoo.contracts import IdentityEncoder
 from zoo.data.module import InstanceData
@@ -245,7 +247,7 @@ class RecipeCLI(LightningCLI):
             name=re.sub(r"[^A-Za-z0-9._+-]+", "_", self._get(self.config, "name")).lstrip("._+-") or "expert",
             overwrite=True,
             category=self._get(self.config, "model").get("category") or "",
-            head=getattr(self.model, "head", None) if len(index.rows("closed")) else None,
+            head=self.model.head_tensors() if isinstance(self.model, Expert) and len(index.rows("closed")) else None,
             training_data=f"{index.root.resolve().name}: {index.describe()}",
             scores=[
                 zoo.Score(
@@ -299,14 +301,14 @@ class RecipeCLI(LightningCLI):
         tables = [self._table("identities never trained on, %", names, rows, queries=True)]
         rest = [n for n in last if n not in names and not n.startswith(_UNLISTED) and "/" not in n]
         if rest:
-            tables.append(self._turned_table("pairs, thresholds, names, %", rest, plain))
+            tables.append(self._turned_table("pairs, thresholds, %", rest, plain))
         if self.trainer.is_global_zero:
             for table in tables:
                 self.console.print(table)
 
     @staticmethod
     def _table(title: str, names: list[str], rows: dict[str, dict[str, float]], queries: bool = False) -> Table:
-        table = Table(title=title, title_justify="left")
+        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
         table.add_column("encoder", no_wrap=True, overflow="fold")
         for name in [*names, *(["queries"] if queries else [])]:
             table.add_column(name, justify="right")
@@ -319,7 +321,7 @@ class RecipeCLI(LightningCLI):
     def _turned_table(title: str, names: list[str], columns: dict[str, dict[str, float]]) -> Table:
         """A line for each score; encoders without any are left out."""
         columns = {encoder: scores for encoder, scores in columns.items() if any(name in scores for name in names)}
-        table = Table("score", title=title, title_justify="left")
+        table = Table("score", title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
         for encoder in columns:
             table.add_column(encoder, justify="right")
         for name in names:

@@ -77,14 +77,14 @@ def parser() -> argparse.ArgumentParser:
 def show_list(options: argparse.Namespace, console: Console) -> int:
     """A row for each component on the shelf."""
     table = Table()
-    for heading in ("name", "size", "licence", "scores"):
+    for heading in ("name", "category", "size", "licence", "scores"):
         table.add_column(heading, no_wrap=heading == "name", overflow="fold")
     for name in list_models(options.pattern):
         entry = card(name)
         size = sum(file.size for file in entry.files) / 1e6
         first = list(entry.scores[0].values.items())[:3] if entry.scores else []
         scores = ", ".join(f"{key} {value:.3g}" for key, value in first)
-        table.add_row(*map(escape, [name, f"{size:.1f} MB", entry.licence, scores]))
+        table.add_row(*map(escape, [name, entry.category, f"{size:.1f} MB", entry.licence, scores]))
     console.print(table if table.rows else f"Nothing on the shelf matches {options.pattern!r}.")
     return 0
 

@@ -141,7 +141,8 @@ def expert(**more) -> Expert:
     return Expert(backbone="test_resnet", size=32, optim=zoo.Optim(lr=1e-3), metric_loss=None, **more)
 
 
-def test_new_images_of_training_identities_are_named_by_the_head(data, tmp_path):
+def test_new_images_of_training_identities_are_named_by_the_head(data, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "experts")
     module = InstanceData(root=str(data), workers=0, identities_per_batch=4, images_per_identity=2)
     model, run = expert(), trainer(max_epochs=2)
     run.fit(model, module)
@@ -157,9 +158,22 @@ def test_new_images_of_training_identities_are_named_by_the_head(data, tmp_path)
         assert found[f"test/closed_top{k}"] == pytest.approx(float((named[:, :k] == truth).any(1).float().mean()))
     assert "test/closed_top5" not in found, "there are four"
 
-    zoo.save(model.encoder, tmp_path / "expert", head=model.head)
+    zoo.save(model.encoder, tmp_path / "expert", head=model.head_tensors())
     again = expert_of(tmp_path / "expert")
     assert trainer().test(again, InstanceData(root=str(data), workers=0), verbose=False)[0] == pytest.approx(found)
+
+    run.save_checkpoint(tmp_path / "run.ckpt")
+    tested = trainer().test(expert(), InstanceData(root=str(data), workers=0), tmp_path / "run.ckpt", verbose=False)[0]
+    assert tested == pytest.approx(found)
+
+    others = petface(tmp_path / "others")  # as many, of other names
+    for place in ("images/cat", "split/cat"):
+        (others / place).rename(others / place.replace("cat", "fox"))
+    for listed in (others / "split/fox").iterdir():
+        listed.write_text(listed.read_text().replace("cat/", "fox/"))
+    strangers = trainer().test(expert_of(tmp_path / "expert"), InstanceData(root=str(others), workers=0), verbose=False)
+    assert "test/rank1" in strangers[0] and "test/closed_top1" not in strangers[0]
+    assert "was trained on other identities" in caplog.text
 
 
 def expert_of(card: Path) -> Expert:
