@@ -3,6 +3,7 @@
 import logging
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -37,6 +38,7 @@ class Protocol:
         ks: the k of rank-k (CMC); Stanford Online Products takes 1, 10, 100, 1000.
         map_ks: also mAP over the first k of the ranking, with min(k, positives) in the denominator; ILIAS takes 1000.
         group_by: an attribute of the index, or `category`; the queries of each of its values are also scored apart.
+            Data without it is scored as a whole, and the run says so.
         far: false acceptance rate at which the threshold of "the same identity" is chosen, on validation identities.
         rerank: also score the ranking after k-reciprocal re-ranking.
         expand: also score queries that are averaged with this many of their neighbours; 0 for none.
@@ -49,12 +51,26 @@ class Protocol:
     rerank: bool = False
     expand: int = 0
 
+    def __post_init__(self) -> None:
+        for name, wrong in (
+            ("ks", not self.ks or min(self.ks) < 1),
+            ("map_ks", min(self.map_ks, default=1) < 1),
+            ("far", not 0 <= self.far <= 1),
+            ("expand", self.expand < 0),
+        ):
+            if wrong:
+                raise ValueError(
+                    f"protocol.{name} cannot be {getattr(self, name)}. Every k is at least 1, far is a share from 0 "
+                    "to 1, expand a number of neighbours."
+                )
+
 
 class Evaluation(ZooModule):
     """Retrieval among identities that the encoder has not seen: validate, test and predict.
 
     `validate` also calibrates the encoder's threshold. `test` adds the pairs to verify that the data brings along, and
-    how far the threshold holds on the test identities.
+    how far the threshold holds on the test identities. Of joined sources each is a gallery of its own: its scores are
+    given apart, and their mean over the sources.
 
     Args:
         encoder: what is evaluated.
@@ -150,7 +166,7 @@ class Evaluation(ZooModule):
             return
         indices = batch.indices[open_set]
         embeddings = self.check_finite(self.embed(batch.images[open_set]), "embedding", indices)
-        self.retrieval.update(
+        columns = (
             embeddings,
             batch.identities[open_set],
             indices,
@@ -159,27 +175,49 @@ class Evaluation(ZooModule):
             ~self.rows_of(batch, "query")[open_set],
             self._group_of[indices.cpu()].to(self.device),
         )
+        self.retrieval.update(*columns)
+        for number, metric in self._of_source.items():
+            own = (self._source_of[indices.cpu()] == number).to(self.device)
+            metric.update(*(column[own] for column in columns))
         if self.index.pairs is not None:
             self.verification.update(embeddings, indices)
 
+    def on_fit_start(self) -> None:
+        self.encoder.threshold = None  # that of the start says nothing of what is trained from it
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self.encoder.threshold = None  # nor does that of a card of the weights of a checkpoint
+
     def on_validation_epoch_start(self) -> None:
-        self._name_groups()
+        self._name_groups("val")
 
     def on_test_epoch_start(self) -> None:
-        self._name_groups()
+        self._name_groups("test", "query", "gallery")
 
-    def _name_groups(self) -> None:
-        """The groups that queries are scored in, and that of every row of the index, (N,) int64, -1 for none."""
-        by = self.protocol.group_by
+    def _name_groups(self, *splits: str) -> None:
+        """The groups that queries are scored in and the sources with a gallery each, and those of every row."""
+        self._groups, self._group_of = self._named_classes(self.protocol.group_by)
+        sources, self._source_of = self._named_classes("source" if "source" in self.index.attributes else None)
+        there = self._source_of[self.index.rows(*splits)].unique().tolist()
+        self._of_source: dict[int, RetrievalMetrics] = {}
+        if len(there) > 1:
+            protocol = self.protocol
+            self._of_source = {n: RetrievalMetrics(protocol.ks, protocol.map_ks).to(self.device) for n in there}
+            self._sources = sources
+
+    def _named_classes(self, by: str | None) -> tuple[list[str], Tensor]:
+        """`by=value` for every value of a column of the index, and each row's number of it, (N,), -1 for none."""
         columns = {"category": self.index.categories, **self.index.attributes}
-        if by is not None and by not in columns:
-            raise ValueError(
-                f"protocol.group_by is {by!r}, which the data does not have. It has: {', '.join(columns)}. "
-                "Name one of them, or null."
+        if by is not None and by not in columns and self.trainer.is_global_zero:
+            _warn_once(
+                f"protocol.group_by: this data has no {by!r}, its queries are scored as a whole. "
+                f"It has: {', '.join(columns)}."
             )
-        names, codes = classes_of(columns[by]) if by is not None else ([], np.full(len(self.index), -1))
-        self._groups = [f"{by}={name}" for name in names]
-        self._group_of = torch.from_numpy(codes)
+        if by is None or by not in columns:
+            return [], torch.full((len(self.index),), -1)
+        names, codes = classes_of(columns[by])
+        return [f"{by}={name}" for name in names], torch.from_numpy(codes)
 
     # ------------------------------------------------------------------ reports
 
@@ -197,9 +235,20 @@ class Evaluation(ZooModule):
         self._report("test", scores | self._threshold_scores(query, gallery) | self._refined_scores(query, gallery))
 
     def _retrieval_scores(self) -> dict[str, float]:
-        """`mAP` over all queries, `clothes=changed/mAP` over those of a group."""
+        """`mAP` over all queries, `clothes=changed/mAP` over those of a group, `source=msmt17/mAP` over a source's."""
+        if not self._of_source:
+            return self._with_groups(self.retrieval)
+        each = {self._sources[number]: self._with_groups(metric) for number, metric in self._of_source.items()}
+        scores = {f"{source}/{name}": value for source, own in each.items() for name, value in own.items()}
+        for name in next(iter(each.values())):
+            values = [own[name] for own in each.values() if name in own]
+            if "/" not in name:
+                scores[name] = sum(values) if name.startswith("queries") else float(np.mean(values))
+        return scores
+
+    def _with_groups(self, metric: RetrievalMetrics) -> dict[str, float]:
         scores = {}
-        for key, value in self.retrieval.compute().items():
+        for key, value in metric.compute().items():
             name, _, group = key.partition("/")
             scores[f"{self._groups[int(group)]}/{name}" if group else name] = float(value)
         return scores
@@ -213,9 +262,10 @@ class Evaluation(ZooModule):
             query, gallery = self.retrieval.sides()
         curve = error_curve(query, gallery)
         value = curve.threshold_at_far(self.protocol.far)
-        if math.isnan(value):
-            return
         far, frr = curve.rates(value)
+        self.encoder.threshold = None
+        if math.isnan(far) or math.isnan(frr):  # no pair of two identities, or none of one
+            return
         self.encoder.threshold = Threshold(
             round(value, 4), round(far, 6), round(frr, 4), f"{self.index.root.resolve().name}, val"
         )
@@ -249,8 +299,8 @@ class Evaluation(ZooModule):
 
     def _report(self, split: str, scores: dict[str, float]) -> None:
         """Log the scores; those before training, too, which Lightning's sanity check would keep to itself."""
-        self.retrieval.reset()
-        self.verification.reset()
+        for metric in (self.retrieval, self.verification, *self._of_source.values()):
+            metric.reset()
         named = {f"{split}/{name}": value for name, value in scores.items()}
         if self.trainer.sanity_checking:
             if self.logger is not None:
@@ -258,6 +308,11 @@ class Evaluation(ZooModule):
             return
         for name, value in named.items():
             self.log(name, value, prog_bar=name in (f"{split}/rank1", f"{split}/mAP"))
+
+
+@lru_cache
+def _warn_once(text: str) -> None:
+    log.warning(text)
 
 
 def starting_encoder(
@@ -288,6 +343,7 @@ def starting_encoder(
         raise ValueError(
             f"init_from: {init_from} is a {type(encoder).__name__}, not an encoder. Name an encoder's card."
         )
-    if size is not None:
+    if size is not None and encoder.transform.size != ((size, size) if isinstance(size, int) else tuple(size)):
+        log.info("%s takes images of %s x %s; here they are %s.", init_from, *encoder.transform.size, size)
         encoder.resize(size)
     return encoder

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import MeanMetric
@@ -81,7 +82,7 @@ class Expert(Evaluation):
         self.head: IdentityHead | None = None
         self.metric_loss = metric_loss() if metric_loss else None
         self.head_weight, self.metric_weight = head_weight, metric_weight
-        self.named = torch.nn.ModuleList(MeanMetric() for _ in range(5))
+        self.named = torch.nn.ModuleList(MeanMetric() for _ in range(5))  # top-1 to top-5 of the closed set
         self.register_buffer("classes", torch.zeros(0, dtype=torch.int64), persistent=False)
 
     def configure_model(self) -> None:
@@ -89,14 +90,8 @@ class Expert(Evaluation):
         them, and where its weights are known: from a card here, from a checkpoint in `on_load_checkpoint`."""
         if self.head is None and self.trainer.state.fn == "fit":
             self._make_head()
-        elif self.head is None and self._names_identities() and (weights := self._known_head()) is not None:
-            fill(self._make_head(), weights, f"the head of {self.init_from}")
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        has_head = any(name.startswith("head.") for name in checkpoint["state_dict"])
-        if self.head is None and has_head and self._names_identities():
-            self._make_head()
-        super().on_load_checkpoint(checkpoint)
+        elif self.head is None and self._names_identities() and self.init_from is not None:
+            self._take_head_of_card(self.init_from)
 
     def _names_identities(self) -> bool:
         return self.trainer.state.fn == "test" and len(self.index.rows("closed")) > 0
@@ -109,18 +104,29 @@ class Expert(Evaluation):
         self.apply_freezing()
         return self.head
 
-    def _known_head(self) -> dict[str, Tensor] | None:
-        """The head's weights beside those of the card that the encoder came from."""
-        if self.init_from is None:
-            return None
-        reason = "comes without its head"
-        if HEAD in [file.file for file in zoo.card(self.init_from).files]:
-            tensors = load_tensors(self.init_from)
-            if torch.equal(tensors.pop(_IDENTITIES, torch.zeros(1)), self._fingerprint()):
-                return tensors
-            reason = "was trained on other identities"
-        log.info("Closed-set identification is left out: %s %s.", self.init_from, reason)
-        return None
+    def _take_head_of_card(self, card: str) -> None:
+        reason = "it comes without its head"
+        if HEAD in [file.file for file in zoo.card(card).files]:
+            tensors = load_tensors(card)
+            reason = "its head was trained on other identities"
+            if torch.equal(tensors.pop(_IDENTITIES, torch.zeros(0)), self._fingerprint()):
+                try:
+                    return fill(self._make_head(), tensors, f"the head of {card}")
+                except zoo.CardError as error:
+                    self.head, reason = None, f"its head is another one than model.head: {error}"
+        log.warning("Closed-set identification with %s is left out: %s", card, reason)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.head is not None and len(self.index.rows("closed")):
+            checkpoint[_IDENTITIES] = self._fingerprint()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.head is None and self._names_identities():
+            if torch.equal(checkpoint.get(_IDENTITIES, torch.zeros(0)), self._fingerprint()):
+                self._make_head()
+            else:
+                log.warning("Closed-set identification is left out: the checkpoint was trained on other identities.")
+        super().on_load_checkpoint(checkpoint)
 
     def head_tensors(self) -> dict[str, Tensor]:
         """The head's weights as a card keeps them, with a mark of the identities that its classes stand for."""
@@ -128,10 +134,14 @@ class Expert(Evaluation):
         return {**self.head.state_dict(), _IDENTITIES: self._fingerprint()}
 
     def _fingerprint(self) -> Tensor:
-        """(32,) uint8, a hash of the names of the training identities in the order of the classes."""
+        """(32,) uint8, a hash of the training identities in the order of the classes: names, and a few of the files."""
         identities = self.trainer.datamodule.train_identities  # type: ignore[attr-defined]
-        names = "\n".join(self.index.names[identity] for identity in identities)
-        return torch.tensor(list(hashlib.sha256(names.encode()).digest()), dtype=torch.uint8)
+        digest = hashlib.sha256("\n".join(self.index.names[identity] for identity in identities).encode())
+        rows = self.index.rows("train")
+        for row in rows[np.linspace(0, len(rows) - 1, min(16, len(rows))).astype(int)]:
+            file = self.index.root / str(self.index.paths[row])
+            digest.update(file.read_bytes() if file.is_file() else b"missing")
+        return torch.tensor(list(digest.digest()), dtype=torch.uint8)
 
     def training_step(self, batch: zoo.IdentityBatch, batch_idx: int) -> Tensor:
         assert self.head is not None
@@ -151,15 +161,24 @@ class Expert(Evaluation):
     def test_step(self, batch: zoo.IdentityBatch, batch_idx: int) -> None:
         """Retrieval; and new images of training identities are named by the head's classes (PetFace, sec. 4.2)."""
         super().test_step(batch, batch_idx)
-        closed = self.rows_of(batch, "closed")
+        # Of an identity none of whose training images is there, no class can be right.
+        closed = self.rows_of(batch, "closed") & torch.isin(batch.identities, self.classes)
         if self.head is None or not closed.any():
             return
         truth = torch.searchsorted(self.classes, batch.identities[closed])
         ranked = self.head.logits(self.encoder(batch.images[closed])).float().topk(min(5, len(self.classes))).indices
         hits = (ranked == truth[:, None]).cumsum(1).clamp(max=1).float()
-        for k, (share, hit) in enumerate(zip(self.named, hits.T, strict=False), 1):
+        for share, hit in zip(self.named, hits.T, strict=False):
             share.update(hit)  # type: ignore[operator]
-            self.log(f"test/closed_top{k}", share)  # type: ignore[arg-type]
+
+    def on_test_epoch_end(self) -> None:
+        """Every rank takes part, also one that saw no such image."""
+        named = self.head is not None and self._names_identities()
+        shares: Any = self.named[: len(self.classes)] if named else []
+        for k, share in enumerate(shares, 1):
+            self.log(f"test/closed_top{k}", share.compute())
+            share.reset()
+        super().on_test_epoch_end()
 
     def lr_multipliers(self) -> dict[str, float]:
         return {"head": self.optim.head_lr, **super().lr_multipliers()}

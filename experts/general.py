@@ -64,7 +64,7 @@ class GeneralEncoder(Evaluation):
         if self.heads is not None or self.trainer.state.fn != "fit":
             return
         table = self.trainer.datamodule.index.attributes  # type: ignore[attr-defined]
-        names = self.attributes if self.attributes is not None else list(table)
+        names = self.attributes if self.attributes is not None else [name for name in table if name != "source"]
         unknown = [name for name in names if name not in table]
         if unknown or not names:
             raise ValueError(

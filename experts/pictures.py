@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from experts.evaluation import Evaluation
-from zoo.data.images import UnreadableImage, read_image
+from zoo.data.images import UnreadableImage
 from zoo.data.index import IdentityIndex
 from zoo.metrics import EmbeddingSet, error_curve, nearest, similarity_histogram
 from zoo.pictures import GREEN, GREY, RED, error_plot, framed, histogram_plot, save_png, sheet
@@ -123,6 +123,6 @@ class RetrievalPictures(Callback):
     @staticmethod
     def _image(index: IdentityIndex, row: int) -> Image.Image:
         try:
-            return read_image(index.root / str(index.paths[row]))
+            return index.image(row)
         except UnreadableImage:  # readable when it was embedded, gone since
             return Image.new("RGB", (112, 112), GREY)

@@ -9,6 +9,7 @@ import shlex
 import sys
 import traceback
 import warnings
+from collections.abc import Mapping
 from contextlib import suppress
 from copy import deepcopy
 from datetime import date
@@ -16,26 +17,25 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 import torch
 import yaml
 from jsonargparse import set_parsing_settings
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 import zoo
 from experts.evaluation import Evaluation
 from experts.expert import Expert
 from experts.pictures import RetrievalPictures
+from recipes.tables import result_tables
 from zoo.contracts import IdentityEncoder
 from zoo.data.module import InstanceData
 from zoo.embeddings import EmbeddingWriter
 from zoo.world import World
 
 CONFIGS = Path(__file__).parent / "configs"
-_UNLISTED = ("queries", "pairs", "r_precision", "map_at_r")  # scores without a column of the printed tables
 _SUBCOMMANDS = ("fit", "validate", "test", "predict")
 
 
@@ -159,7 +159,12 @@ class RecipeCLI(LightningCLI):
         return Path(path)
 
     def before_instantiate_classes(self) -> None:
-        """A resumed run goes on in its own folder, so that its curves and its best checkpoint stay in one place."""
+        """A resumed run goes on in its own folder, so that its curves and its best checkpoint stay in one place; a card
+        that the user names is taken at its own size; without a progress bar there is none."""
+        self._leave_sizes_of_cards_alone()
+        config = self.config[self.subcommand]["trainer"]
+        if config.get("enable_progress_bar") is False:
+            config.callbacks = [c for c in config.callbacks or [] if "ProgressBar" not in c.class_path]
         checkpoint = self._checkpoint()
         logger = self.config[self.subcommand]["trainer"].get("logger")
         if self.subcommand == "fit" and checkpoint is not None and hasattr(logger, "init_args"):
@@ -168,6 +173,17 @@ class RecipeCLI(LightningCLI):
                 logger.init_args.save_dir = str(run_folder.parent.parent)
                 logger.init_args.name = run_folder.parent.name
                 logger.init_args.version = int(run_folder.name.removeprefix("version_"))
+
+    def _leave_sizes_of_cards_alone(self) -> None:
+        """A recipe's size is that of the card that the recipe starts from, and of no other."""
+        model = self.config[self.subcommand]["model"]
+        own = CONFIGS / f"{self.recipe}.yaml"
+        size = yaml.safe_load(own.read_text()).get("model", {}).get("size")
+        start = yaml.safe_load((CONFIGS / "expert.yaml").read_text())["model"]["init_from"]
+        typed = any(word.startswith("--model.size") for word in self.given)
+        unchanged = isinstance(model.size, tuple | list) and list(model.size) == size
+        if unchanged and model.init_from not in (None, start) and not typed:
+            model.size = None
 
     def after_instantiate_classes(self) -> None:
         if self.trainer.strategy.root_device.type == "cpu":
@@ -197,16 +213,20 @@ class RecipeCLI(LightningCLI):
             self.trainer.loggers = []
             self.trainer.validate(self.model, self.datamodule, ckpt_path=best, verbose=False)
             self.trainer.loggers = loggers
-        results: dict[str, Any] = {}
-        results["trained"] = self.trainer.test(self.model, self.datamodule, ckpt_path=best, verbose=False)[0]
-        if self.trainer.is_global_zero:
+        else:
+            self.model.load_state_dict(_read_checkpoint(Path(best))["state_dict"])
+        self._save_expert(folder / "expert", {})  # whatever the test may run into
+        if self.datamodule.tests:
+            results = {"trained": self.trainer.test(self.model, self.datamodule, verbose=False)[0]}
             self._save_expert(folder / "expert", results["trained"])
-        self.trainer.loggers = []
-        for name, encoder in self.others.items():
-            other = Evaluation(encoder, protocol=self.model.protocol)
-            results[name] = self.trainer.test(other, self.datamodule, verbose=False)[0]
-        self.trainer.loggers = loggers
-        self._print_results({name: results[name] for name in reversed(list(results))})
+            self.trainer.loggers = []
+            for name, encoder in self.others.items():
+                other = Evaluation(encoder, protocol=self.model.protocol)
+                results[name] = self.trainer.test(other, self.datamodule, verbose=False)[0]
+            self.trainer.loggers = loggers
+            self._print_results({name: results[name] for name in reversed(list(results))})
+        else:
+            self.say("Nothing was tested: no identities with something to find are held out for it.")
         self.say(
             f"best checkpoint  {best}\nexpert           {folder / 'expert'}\npictures         {folder / 'pictures'}\n"
             f"Look at it:  tensorboard --logdir {folder}\n"
@@ -237,8 +257,10 @@ class RecipeCLI(LightningCLI):
         if self.trainer.is_global_zero:
             self.console.print(text, highlight=False, soft_wrap=True)
 
-    def _save_expert(self, folder: Path, scores: dict[str, float]) -> None:
+    def _save_expert(self, folder: Path, scores: Mapping[str, float]) -> None:
         """The encoder with its card, as `zoo.load` takes it; with its head where the data asks to name by it."""
+        if not self.trainer.is_global_zero:
+            return
         index = self.datamodule.index
         cameras = ", images of its own camera and identity left out" if (index.cameras >= 0).any() else ""
         zoo.save(
@@ -248,10 +270,12 @@ class RecipeCLI(LightningCLI):
             overwrite=True,
             category=self._get(self.config, "model").get("category") or "",
             head=self.model.head_tensors() if isinstance(self.model, Expert) and len(index.rows("closed")) else None,
-            training_data=f"{index.root.resolve().name}: {index.describe()}",
-            scores=[
+            training_data=f"{self._data_names()}: {index.describe()}",
+            scores=[]
+            if not scores
+            else [
                 zoo.Score(
-                    dataset=f"{index.root.resolve().name}, test",
+                    dataset=f"{self._data_names()}, test",
                     protocol=f"each query against the gallery by cosine similarity, itself left out by index{cameras}",
                     date=date.today().isoformat(),
                     values={
@@ -263,6 +287,13 @@ class RecipeCLI(LightningCLI):
             ],
             recipe=self._command("fit"),
         )
+
+    def _data_names(self) -> str:
+        """Names of the folders or worlds of the run, with the collections that they come from."""
+        index = self.datamodule.index
+        sources = np.unique(index.attributes["source"]) if "source" in index.attributes else [index.root.resolve().name]
+        origins = f" (of {', '.join(index.origins)})" if index.origins else ""
+        return ", ".join(sources) + origins
 
     def _others(self) -> dict[str, IdentityEncoder]:
         """What the trained encoder is compared with: where it started, the cards asked for, and random weights."""
@@ -286,48 +317,10 @@ class RecipeCLI(LightningCLI):
                 given.append(word)
         return shlex.join(["python", "-m", f"recipes.{self.recipe}", subcommand, *given, *more])
 
-    def _print_results(self, results: dict[str, dict[str, float]]) -> None:
-        """One table of retrieval; one of pairs, thresholds and naming, where there is such a thing."""
-        plain = {
-            encoder: {key.split("/", 1)[1]: value for key, value in scores.items() if "/" in key}
-            for encoder, scores in results.items()
-        }
-        last = list(plain.values())[-1]
-        ranks = sorted((n for n in last if re.fullmatch(r"rank\d+", n)), key=lambda n: int(n.removeprefix("rank")))
-        names = [*ranks, *(n for n in last if n.startswith("mAP") and "/" not in n), "mINP"]
-        rows = dict(plain)
-        for group in dict.fromkeys(name.split("/")[0] for name in last if "/" in name):
-            rows[f"  {group}"] = {n.split("/", 1)[1]: v for n, v in last.items() if n.startswith(f"{group}/")}
-        tables = [self._table("identities never trained on, %", names, rows, queries=True)]
-        rest = [n for n in last if n not in names and not n.startswith(_UNLISTED) and "/" not in n]
-        if rest:
-            tables.append(self._turned_table("pairs, thresholds, %", rest, plain))
+    def _print_results(self, results: Mapping[str, Mapping[str, float]]) -> None:
         if self.trainer.is_global_zero:
-            for table in tables:
+            for table in result_tables(results):
                 self.console.print(table)
-
-    @staticmethod
-    def _table(title: str, names: list[str], rows: dict[str, dict[str, float]], queries: bool = False) -> Table:
-        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-        table.add_column("encoder", no_wrap=True, overflow="fold")
-        for name in [*names, *(["queries"] if queries else [])]:
-            table.add_column(name, justify="right")
-        for encoder, scores in rows.items():
-            cells = [f"{100 * scores[name]:.1f}" if name in scores else "" for name in names]
-            table.add_row(encoder, *cells, *([f"{scores.get('queries', 0):.0f}"] if queries else []))
-        return table
-
-    @staticmethod
-    def _turned_table(title: str, names: list[str], columns: dict[str, dict[str, float]]) -> Table:
-        """A line for each score; encoders without any are left out."""
-        columns = {encoder: scores for encoder, scores in columns.items() if any(name in scores for name in names)}
-        table = Table("score", title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-        for encoder in columns:
-            table.add_column(encoder, justify="right")
-        for name in names:
-            cells = (f"{100 * scores[name]:.1f}" if name in scores else "" for scores in columns.values())
-            table.add_row(name, *cells)
-        return table
 
 
 class SaveRunConfig(SaveConfigCallback):

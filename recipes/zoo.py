@@ -195,12 +195,15 @@ def convert(options: argparse.Namespace, console: Console) -> int:
         fill(module, chosen, options.file.name)
     except CardError as error:
         raise CardError(f"{error} {_beginnings(tensors)}") from error
+    if wanted.threshold is not None:
+        module.threshold = wanted.threshold  # type: ignore[assignment]
     written = save(
         module,
         options.out,
         name=wanted.name,
         overwrite=options.overwrite,
         description=wanted.description,
+        category=wanted.category,
         training_data=wanted.training_data,
         data_licence=wanted.data_licence,
         licence=wanted.licence,

@@ -74,6 +74,7 @@ class TimmEncoder(IdentityEncoder):
         if set_input_size is not None:
             set_input_size(img_size=(height, width))
         self.transform = replace(self.transform, size=(height, width))
+        self.threshold = None  # similarities at another size are others
         self._init_args["size"] = size if isinstance(size, int) else list(size)
 
     def no_weight_decay(self) -> set[str]:

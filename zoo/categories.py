@@ -75,7 +75,7 @@ def find_category(name: str) -> Category:
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(
             f"Unknown category {name!r}.{hint} Known: {', '.join(CATEGORIES)}. "
-            "`zoo.categories.register_category` adds one."
+            "A new one is an entry in zoo/categories.py, or one call of `register_category` in your own code."
         )
     return CATEGORIES[name]
 

@@ -2,25 +2,34 @@
 
 import argparse
 
-from recipes.speed import expert, retrieval
 
-TOPICS = {
-    "expert": (expert.main, "training and retrieval against the bare way"),
-    "retrieval": (retrieval.main, "retrieval scores against other libraries, on the same features"),
-}
+def expert(flags: list[str]) -> None:
+    """training and retrieval against the bare way"""
+    from recipes.speed.expert import main
+
+    main(flags)
+
+
+def retrieval(flags: list[str]) -> None:
+    """retrieval scores against other libraries, on the same features"""
+    from recipes.speed.retrieval import main  # alone: these libraries pin versions that training cannot do with
+
+    main(flags)
+
+
+TOPICS = {topic.__name__: topic for topic in (expert, retrieval)}
 
 
 def main(args: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m recipes.speed",
-        description="\n".join([__doc__, "", *(f"  {name:10} {what}" for name, (_, what) in TOPICS.items())]),
+        description="\n".join([__doc__, "", *(f"  {name:10} {topic.__doc__}" for name, topic in TOPICS.items())]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("topic", choices=TOPICS, help="what to measure; its own --help lists its flags")
     parser.add_argument("flags", nargs=argparse.REMAINDER, help="flags of the topic")
     options = parser.parse_args(args)
-    measure, _ = TOPICS[options.topic]
-    measure(options.flags)
+    TOPICS[options.topic](options.flags)
 
 
 if __name__ == "__main__":

@@ -1,3 +1,6 @@
+import logging
+import os
+
 import numpy as np
 import pytest
 
@@ -51,3 +54,19 @@ def test_readers_are_found_by_name():
     assert "folder" in list_readers()
     with pytest.raises(ValueError, match="Did you mean 'folder'"):
         find_reader("foldr")
+
+
+def test_names_that_are_not_utf8_are_left_out_and_named(tmp_path, caplog):
+    write_identities(tmp_path, identities=5, views=2)
+    try:
+        os.rename(tmp_path / "id_000/0.png", os.fsencode(tmp_path) + b"/id_000/caf\xe9.png")
+        os.rename(tmp_path / "id_001", os.fsencode(tmp_path) + b"/ren\xe9")
+    except OSError:
+        pytest.skip("a file system of UTF-8 names only")
+    with caplog.at_level(logging.WARNING):
+        index = read(tmp_path)
+    assert len(index) == 7 and "id_001" not in index.names
+    index.save(tmp_path / "manifest.csv")
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2 and all("skipped 1 files or folders whose names are not UTF-8" in line for line in said)
+    assert any("'caf\\udce9.png'" in line for line in said) and any("'ren\\udce9'" in line for line in said)

@@ -3,7 +3,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from zoo.data.images import UnreadableImage
 from zoo.data.index import IdentityIndex, Pairs, split_identities
 
 ROOT = Path("somewhere")
@@ -142,3 +144,34 @@ def test_splitting_depends_on_names_and_seed_only():
 def test_shares_that_leave_nothing_are_refused(shares):
     with pytest.raises(ValueError, match="share"):
         split_identities(["a", "b", "c"], *shares, seed=0)
+
+
+def counts(number, val_share=0.1, test_share=0.3):
+    kinds = list(split_identities([f"n{i}" for i in range(number)], val_share, test_share, seed=1).values())
+    return tuple(kinds.count(kind) for kind in ("train", "val", "test"))
+
+
+def test_one_identity_alone_is_never_held_out_and_two_are_left_to_train_on():
+    assert [counts(n) for n in (4, 5, 6, 7, 20)] == [(2, 0, 2), (3, 0, 2), (2, 2, 2), (3, 2, 2), (12, 2, 6)]
+    assert [counts(n, test_share=0) for n in (1, 3, 4, 6)] == [(1, 0, 0), (3, 0, 0), (2, 2, 0), (4, 2, 0)]
+    assert counts(10, 0.5, 0.4) == (2, 5, 3) and counts(10, 0.1, 0.85) == (2, 2, 6) and counts(3, 0, 0) == (3, 0, 0)
+    for number in range(4, 40):
+        for shares in ((0.05, 0.05), (0.45, 0.45), (0.9, 0.05), (0.05, 0.9), (0, 0.99), (0.99, 0)):
+            train, val, test = counts(number, *shares)
+            assert train >= 2 and val != 1 and (test >= 2) == (shares[1] > 0)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_too_few_identities_to_test_on_say_what_to_do(number):
+    with pytest.raises(ValueError, match="set data.val_share and data.test_share to 0"):
+        counts(number)
+
+
+def test_an_image_is_cut_to_its_box(tmp_path):
+    pixels = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    boxes = np.array([[2, 1, 4, 3], [-1] * 4, [0, 0, 2, 2]], np.float32)
+    index = IdentityIndex.build(tmp_path, ["a.png", "a.png", "gone.png"], ["a"] * 3, ["train"] * 3, boxes=boxes)
+    assert np.array_equal(index.image(0), pixels[1:4, 2:6]) and np.array_equal(index.image(1), pixels)
+    with pytest.raises(UnreadableImage, match="no such file"):
+        index.image(2)

@@ -1,5 +1,6 @@
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,16 @@ def test_columns_of_both_are_kept_and_what_one_lacks_is_unknown(two):
     assert index.attributes["side"].tolist() == ["", "", "", "", "left", "right", "left"]
     assert index.boxes[:4].tolist() == two["rich"].boxes.tolist() and (index.boxes[4:] == -1).all()
     assert index.origins == ("rich", "plain", "web")
+
+
+def test_every_row_names_its_source_unless_its_source_says_more(two, tmp_path):
+    index = join(two)
+    assert index.attributes["source"].tolist() == ["rich"] * 4 + ["plain"] * 3
+    index.save(tmp_path / "manifest.csv")
+    assert (IdentityIndex.load(tmp_path / "manifest.csv", index.root).attributes["source"][-1]) == "plain"
+    own = replace(two["plain"], attributes={"source": np.array(["web", "", "shop"])})
+    again = join({"rich": two["rich"], "plain": own})
+    assert again.attributes["source"].tolist() == ["rich"] * 4 + ["web", "", "shop"]
 
 
 def test_no_two_sources_share_a_camera(two):
@@ -136,6 +147,11 @@ def test_training_on_rstpreid_and_testing_on_msmt17_is_refused(trees):
     for sources in ({"rstpreid": train, "msmt17": test}, {"msmt17": test, "rstpreid": train}):
         with pytest.raises(ValueError, match="rstpreid would be trained on and msmt17 tested on.*made from msmt17"):
             join(sources)
+    for part in ("val", "query"):
+        held = IdentityIndex.build(msmt17.root, ["x.jpg"], ["x"], [part], origins=["msmt17"])
+        for sources in ({"r": train, "m": held}, {"m": held, "r": train}):
+            with pytest.raises(ValueError, match=f"r would be trained on and m {'valid' if part == 'val' else 't'}"):
+                join(sources)
     turned = {"msmt17": msmt17.select(msmt17.rows("train")), "rstpreid": rstpreid.select(rstpreid.rows("test"))}
     with pytest.raises(ValueError, match="msmt17 would be trained on and rstpreid tested on"):
         join(turned)

@@ -7,10 +7,12 @@ import torch
 from PIL import Image
 
 from zoo.data.dataset import Collate, IdentityDataset, augmentation_seed
+from zoo.data.join import Source
 from zoo.data.module import InstanceData
 from zoo.data.readers import find_reader
 from zoo.data.samplers import Key
 from zoo.data.transforms import Augment, Transform
+from zoo.world import Pets
 
 TRANSFORM = Transform((32, 32), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
@@ -69,12 +71,84 @@ def test_too_many_unreadable_files_stop_the_run_few_are_listed(photos, caplog):
     assert "2 unreadable files were skipped" in caplog.text and "a.png: empty file" in caplog.text
 
 
-def test_a_split_without_a_pair_is_refused(tmp_path):
-    for name in ("a", "b", "c", "d"):
-        (tmp_path / name).mkdir()
-        Image.new("RGB", (8, 8)).save(tmp_path / name / "only.png")
+def folders(root, views, prefix=""):
+    """A folder for each identity, with this many images."""
+    for number, count in enumerate(views):
+        folder = root / f"{prefix}{number}"
+        folder.mkdir(parents=True)
+        for view in range(count):
+            Image.new("RGB", (8, 8)).save(folder / f"{view}.png")
+    return root
+
+
+def test_training_without_a_pair_is_refused(tmp_path):
     with pytest.raises(ValueError, match="train split .* no two images of one identity"):
-        InstanceData(root=str(tmp_path), val_share=0.25, test_share=0.25).setup("fit")
+        InstanceData(root=str(folders(tmp_path, [1] * 4)), val_share=0.25, test_share=0.25).setup("fit")
+
+
+@pytest.mark.parametrize(
+    ("views", "lack"), [([3], "one identity only"), ([1, 1, 1], "no two images of one identity"), ([], "no two images")]
+)
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_training_goes_on_where_a_split_cannot_be_scored(tmp_path, caplog, views, lack, split):
+    folders(tmp_path / "train", [2, 2], "t")
+    folders(tmp_path / split, views, "h")
+    data = InstanceData(root=str(tmp_path))
+    with caplog.at_level(logging.WARNING):
+        data.setup("fit")
+    assert caplog.text.count("nothing to validate on") == 1 and not data.validates and not data.tests
+    assert lack in caplog.text or split == "test"
+    assert data.val_dataloader() == []
+    with pytest.raises(ValueError, match=f"the {split} split .*{lack}.*nothing to score"):
+        data.setup("validate" if split == "val" else "test")
+
+
+def test_two_identities_and_a_pair_can_be_scored(tmp_path, caplog):
+    for split, views in (("train", [2, 2]), ("val", [2, 1]), ("test", [1, 2])):
+        folders(tmp_path / split, views, split)
+    data = InstanceData(root=str(tmp_path))
+    with caplog.at_level(logging.WARNING):
+        for stage in ("fit", "validate", "test"):
+            data.setup(stage)
+    assert data.validates and data.tests and not caplog.text
+
+
+def test_nothing_is_said_where_no_validation_is_asked_for(photos, caplog):
+    data = InstanceData(root=str(photos), val_share=0)
+    with caplog.at_level(logging.WARNING):
+        data.setup("fit")
+    assert not data.validates and data.tests and not caplog.text
+
+
+def test_predicting_a_split(trees):
+    def predicted(split):
+        data = InstanceData(root=str(trees["market1501"]), predict_split=split)
+        data.setup("predict")
+        return set(data.index.splits[data.index.rows(*data._predicted)])
+
+    assert predicted("test") == {"query", "gallery"} and predicted("query") == {"query"}
+    assert predicted("all") == {"train", "query", "gallery", "val"}
+    with pytest.raises(ValueError, match="'closed' has no image in .*query 2 images"):
+        predicted("closed")
+
+
+@pytest.mark.parametrize("given", [{"reader": "sop"}, {"options": {"table": "x.csv"}}])
+def test_a_reader_without_its_root_is_refused(trees, given):
+    with pytest.raises(ValueError, match="without data.root.*data.sources"):
+        InstanceData(sources=[Source(str(trees["sop"]))], **given)
+    with pytest.raises(ValueError, match="without data.root"):
+        InstanceData(world=Pets(families=3), **given)
+    assert InstanceData(world=Pets(families=3), options={}).world
+
+
+def test_a_resumed_run_knows_its_manifest(tmp_path):
+    """Names with the ends of lines of any system among them."""
+    folders(tmp_path / "data", [2, 2, 2, 2], "\rü")
+    data = InstanceData(root=str(tmp_path / "data"))
+    data._keep_manifest(tmp_path / "manifest.csv")
+    data._keep_manifest(tmp_path / "manifest.csv")
+    with pytest.raises(ValueError, match="not what .* says this run was trained on"):
+        InstanceData(root=str(tmp_path / "data"), split_seed=1)._keep_manifest(tmp_path / "manifest.csv")
 
 
 def test_nothing_to_read_is_refused():

@@ -185,7 +185,7 @@ def test_without_its_head_the_closed_set_is_left_out_and_said_so(data, tmp_path,
     zoo.save(expert().encoder, tmp_path / "expert")
     found = trainer().test(expert_of(tmp_path / "expert"), InstanceData(root=str(data), workers=0), verbose=False)[0]
     assert "test/rank1" in found and "test/closed_top1" not in found
-    assert "Closed-set identification is left out" in caplog.text
+    assert "is left out: it comes without its head" in caplog.text
 
 
 def test_a_loss_that_is_no_number_stops_with_the_paths_of_its_batch(data):
@@ -247,5 +247,46 @@ def test_sources_are_joined_and_the_layout_is_found(data, tmp_path):
     persons = market(tmp_path / "market", cameras=2)
     module = InstanceData(sources=[Source(str(persons)), Source(str(data), name="pets")], workers=0)
     assert {name.split("/")[0] for name in module.index.names} == {"market1501", "pets"}
-    found = trainer().test(Evaluation(Pixels()), module, verbose=False)[0]
+    evaluation = Evaluation(Pixels())
+    found = trainer().test(evaluation, module, verbose=False)[0]
     assert found["test/queries"] == 8 + 16
+    for root, name in ((persons, "market1501"), (data, "pets")):
+        alone = trainer().test(Evaluation(Pixels()), InstanceData(root=str(root), workers=0), verbose=False)[0]
+        for score in ("rank1", "mAP", "mINP"):
+            assert found[f"test/source={name}/{score}"] == pytest.approx(alone[f"test/{score}"]), "a gallery of its own"
+    each = [found["test/source=market1501/mAP"], found["test/source=pets/mAP"]]
+    assert found["test/mAP"] == pytest.approx(sum(each) / 2)
+
+
+def test_a_threshold_of_other_weights_is_not_kept(data, tmp_path):
+    start = expert().encoder
+    start.threshold = zoo.Threshold(0.5, 0.01, 0.2, "elsewhere")
+    zoo.save(start, tmp_path / "start")
+    model = expert_of(tmp_path / "start")
+    assert model.encoder.threshold.value == 0.5
+    module = InstanceData(root=str(data), workers=0, identities_per_batch=2, images_per_identity=2, steps_per_epoch=1)
+    trainer(max_epochs=1).fit(model, module)
+    assert model.encoder.threshold is None
+    resized = expert_of(tmp_path / "start").encoder
+    resized.resize(64)
+    assert resized.threshold is None
+
+
+def test_an_image_of_an_identity_without_training_images_cannot_be_named_and_does_not_count(data, tmp_path):
+    model = expert()
+    module = InstanceData(root=str(data), workers=0, identities_per_batch=4, images_per_identity=2, steps_per_epoch=1)
+    trainer(max_epochs=1).fit(model, module)
+    rows = module.index.rows("closed")
+    missing = module.index.identities[rows[-1]]
+    keep = np.flatnonzero((module.index.identities != missing) | (module.index.splits != "train"))
+    module._index = module.index.select(keep)
+    model.classes = torch.from_numpy(module.train_identities)
+    model.head = model.make_head(len(model.classes), model.encoder.embed_dim)
+    found = trainer().test(model, module, verbose=False)[0]
+    assert found["test/closed_top3"] == 1.0, "three are left, each of three classes is among the first three"
+
+
+@pytest.mark.parametrize("wrong", [{"ks": ()}, {"ks": (0,)}, {"map_ks": (0,)}, {"far": 1.5}, {"expand": -1}])
+def test_a_protocol_that_cannot_be_is_refused_before_training(wrong):
+    with pytest.raises(ValueError, match=f"protocol.{next(iter(wrong))} cannot be"):
+        Protocol(**wrong)

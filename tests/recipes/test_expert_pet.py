@@ -176,7 +176,7 @@ REFUSED = {
         "pool max would be ignored",
     ),
     "unknown category": (["--model.category=pett"], 1, "Did you mean 'pet'"),
-    "group that is not there": (["--model.protocol.group_by=breed"], 1, "It has: category, species"),
+    "false acceptance rate": (["--model.protocol.far=5"], 1, "protocol.far cannot be 5"),
     "folder beside sources": (
         ["--data.root=photos", "--data.sources=[{root: more}]"],
         1,

@@ -182,13 +182,23 @@ def test_convert_with_a_card(tmp_path: Path) -> None:
         "class": CLASS,
         "init": {"width": 3},
         "transform": {"size": [8, 8], "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear"},
+        "category": "pet",
+        "threshold": {"value": 0.41, "far": 0.01, "frr": 0.2, "data": "cats, val"},
+        "description": "Tells cats apart.",
+        "training_data": "cats",
+        "data_licence": "CC-BY-4.0",
         "licence": "MIT",
+        "source": "lab/pets",
+        "scores": [{"dataset": "cats", "protocol": "all", "date": "2026-01-31", "values": {"rank1": 0.5}}],
+        "recipe": "train.py",
     }
     (tmp_path / "card.yaml").write_text(yaml.safe_dump(card))
     assert convert(tmp_path / "w.pth", "--card", str(tmp_path / "card.yaml")) == 0
     written = zoo.card(tmp_path / "out")
     assert written.to_dict() | card == written.to_dict()
-    assert zoo.load(tmp_path / "out").transform.size == (8, 8)  # type: ignore[union-attr]
+    loaded = zoo.load(tmp_path / "out")
+    assert loaded.transform.size == (8, 8)  # type: ignore[union-attr]
+    assert loaded.threshold == zoo.Threshold(0.41, 0.01, 0.2, "cats, val")
 
 
 @pytest.mark.parametrize(

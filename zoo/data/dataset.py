@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from zoo.contracts import IdentityBatch
-from zoo.data.images import UnreadableImage, read_image
+from zoo.data.images import UnreadableImage
 from zoo.data.index import IdentityIndex
 from zoo.data.samplers import Key
 
@@ -40,11 +40,8 @@ class IdentityDataset(Dataset[Item]):
         return len(self.index)
 
     def __getitem__(self, key: Key) -> Item:
-        box = None
-        if self.index.boxes is not None and self.index.boxes[key.row, 2] > 0:
-            box = tuple(self.index.boxes[key.row].tolist())
         try:
-            image = read_image(self.index.root / str(self.index.paths[key.row]), box)
+            image = self.index.image(key.row)
         except UnreadableImage as error:
             return Item(key.row, None, str(error))
         # A worker process has nothing else to draw; in the main process the global state must not move.

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
+
+from zoo.data.images import read_image
 
 #: train and val as everywhere; test images are both query and gallery, each against all others; data sets with
 #: separate roles use query and gallery instead. closed: further images of training identities, kept out of training,
@@ -16,6 +19,7 @@ import numpy as np
 SPLITS = ("train", "val", "test", "query", "gallery", "closed")
 _COLUMNS = ("path", "identity", "category", "camera", "split", "x", "y", "w", "h")
 _NO_BOX = (-1.0, -1.0, -1.0, -1.0)
+_FEWEST = 2  # identities of a split that is held out or trained on
 _PAIR_COLUMNS = ("first", "second", "same", "fold", "first_path", "second_path")
 
 
@@ -133,6 +137,34 @@ class IdentityIndex:
         """Row numbers of the images in any of these splits."""
         return np.flatnonzero(np.isin(self.splits, splits))
 
+    def image(self, row: int) -> Image.Image:
+        """The image of a row in RGB, cut to its box where it has one.
+
+        Raises:
+            UnreadableImage: a file that cannot be decoded, or a box outside of it.
+        """
+        x, y, w, h = _NO_BOX if self.boxes is None else self.boxes[row].tolist()
+        return read_image(self.root / str(self.paths[row]), (x, y, w, h) if w > 0 else None)
+
+    def positives(self, queries: np.ndarray, gallery: np.ndarray, by_camera: bool = True) -> np.ndarray:
+        """How many images each query has to find: of its identity, not itself, and not of its identity and camera.
+
+        Args:
+            queries: (Q,) rows.
+            gallery: (G,) rows.
+            by_camera: False counts images of one identity and camera, too.
+
+        Returns:
+            (Q,) int64.
+        """
+        cameras = self.cameras if by_camera else np.full(len(self), -1)
+        same_identity = np.bincount(self.identities[gallery], minlength=len(self.names))[self.identities[queries]]
+        scenes = np.unique(self.identities * (cameras.max(initial=-1) + 2) + cameras + 1, return_inverse=True)[1]
+        same_scene = np.bincount(scenes[gallery], minlength=len(self))[scenes[queries]]
+        junk = np.where(cameras[queries] >= 0, same_scene, 0)
+        is_itself = np.isin(queries, gallery) & (cameras[queries] < 0)  # with a camera, it is junk already
+        return same_identity - junk - is_itself
+
     def select(self, rows: np.ndarray) -> "IdentityIndex":
         """The same index with these rows only; identities keep their numbers, pairs stay where both rows do."""
         return replace(
@@ -222,7 +254,7 @@ class IdentityIndex:
         Raises:
             ValueError: not a manifest, or pairs that are not of this manifest.
         """
-        with open(path, newline="") as file:
+        with open(path, newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
             header = tuple(reader.fieldnames or ())
             if header[: len(_COLUMNS)] != _COLUMNS:
@@ -272,7 +304,7 @@ def _read_pairs(path: Path, images: Sequence[str]) -> Pairs | None:
     """The pairs of a manifest with these paths, or None where there is no such file."""
     if not path.is_file():
         return None
-    with open(path, newline="") as file:
+    with open(path, newline="", encoding="utf-8") as file:
         table = list(csv.DictReader(file))
     try:
         rows = [[int(row[name]) for row in table] for name in _PAIR_COLUMNS[:4]]
@@ -290,17 +322,30 @@ def _read_pairs(path: Path, images: Sequence[str]) -> Pairs | None:
 def split_identities(names: Sequence[str], val_share: float, test_share: float, seed: int) -> dict[str, str]:
     """Give every identity to train, val or test, by seed and independent of the order of `names`.
 
+    With a share above 0, at least two identities are held out, since one alone cannot be mistaken for another; and at
+    least two are left to train on. Where there are not enough for val and test, none are held out for val.
+
     Raises:
-        ValueError: shares that leave no identity to train on, or too few to hold any out.
+        ValueError: shares that are negative or leave nothing, or too few identities to test on and to train on.
     """
     unique = sorted(set(names))
-    # Few identities: rather one than none, where any are asked for.
-    held_val, held_test = (max(round(share * len(unique)), share > 0) for share in (val_share, test_share))
-    if min(val_share, test_share) < 0 or val_share + test_share >= 1 or held_val + held_test >= len(unique):
+    if not (val_share >= 0 and test_share >= 0 and val_share + test_share < 1):
         raise ValueError(
-            f"val_share {val_share} and test_share {test_share} leave no identity to train on, of {len(unique)}. "
-            "Give shares that sum to less than 1."
+            f"val_share {val_share} and test_share {test_share} leave no identity to train on. "
+            "Give shares of 0 or more that sum to less than 1."
         )
+    wanted_val, wanted_test = (
+        max(round(share * len(unique)), _FEWEST) * (share > 0) for share in (val_share, test_share)
+    )
+    free = max(len(unique) - _FEWEST, 0)
+    if test_share > 0 and free < _FEWEST:
+        raise ValueError(
+            f"{len(unique)} identities are too few to hold out {_FEWEST} for the test and train on {_FEWEST}. Add "
+            "some, or set data.val_share and data.test_share to 0 to hold out none."
+        )
+    held_val = min(wanted_val, free - _FEWEST * (test_share > 0))
+    held_val = held_val if held_val >= _FEWEST else 0
+    held_test = min(wanted_test, free - held_val)
     order = np.random.default_rng(seed).permutation(len(unique))
     kinds = ["val"] * held_val + ["test"] * held_test + ["train"] * (len(unique) - held_val - held_test)
     return {unique[position]: kind for position, kind in zip(order, kinds, strict=True)}

@@ -69,7 +69,8 @@ def join(sources: Mapping[str, IdentityIndex]) -> IdentityIndex:
     """One index of several: rows one source after another, under the parent folder that they share.
 
     Identities are named `<source>/<identity>`; cameras are renumbered so that no two sources share one; attributes
-    that a source does not have are "". Folds of pairs keep their numbers.
+    that a source does not have are "". The attribute `source` names each row's source, except in a source that has an
+    attribute of this name itself. Folds of pairs keep their numbers.
 
     Raises:
         ValueError: no source, a name with a slash, sources on different drives, or training on what another source
@@ -93,7 +94,7 @@ def join(sources: Mapping[str, IdentityIndex]) -> IdentityIndex:
         np.concatenate([index.categories for index in indices]).tolist(),
         np.concatenate(list(_apart([index.cameras for index in indices]))).tolist(),
         _boxes(indices),
-        _attributes(indices),
+        _attributes(sources),
         _pairs(indices, starts),
         tuple(dict.fromkeys(origin for index in indices for origin in index.origins)),
     )
@@ -179,12 +180,12 @@ def _boxes(indices: Sequence[IdentityIndex]) -> np.ndarray | None:
     return np.concatenate([e if i.boxes is None else i.boxes for i, e in zip(indices, none, strict=True)])
 
 
-def _attributes(indices: Sequence[IdentityIndex]) -> dict[str, np.ndarray]:
-    names = dict.fromkeys(name for index in indices for name in index.attributes)
-    unknown = [np.full(len(index), "") for index in indices]
+def _attributes(sources: Mapping[str, IdentityIndex]) -> dict[str, np.ndarray]:
+    columns = [{"source": np.full(len(index), name)} | index.attributes for name, index in sources.items()]
+    unknown = [np.full(len(index), "") for index in sources.values()]
     return {
-        name: np.concatenate([i.attributes.get(name, empty) for i, empty in zip(indices, unknown, strict=True)])
-        for name in names
+        name: np.concatenate([own.get(name, empty) for own, empty in zip(columns, unknown, strict=True)])
+        for name in dict.fromkeys(name for own in columns for name in own)
     }
 
 
@@ -203,7 +204,7 @@ def _pairs(indices: Sequence[IdentityIndex], starts: np.ndarray) -> Pairs | None
 def _refuse_leaks(sources: Mapping[str, IdentityIndex]) -> None:
     """
     Raises:
-        ValueError: one source trains on a collection, an identity or a file that another one tests on.
+        ValueError: one source trains on a collection, an identity or a file that another one validates or tests on.
     """
     for (name, training), (other, tested) in permutations(sources.items(), 2):
         if not len(training.rows("train")):
@@ -211,11 +212,12 @@ def _refuse_leaks(sources: Mapping[str, IdentityIndex]) -> None:
         shared = [origin for origin in training.origins if origin in tested.origins]
         if shared and training.origins == tested.origins:
             _refuse_shared_identities(name, training, other, tested)
-        elif shared and len(tested.rows(*_TESTED)):
+        elif shared and len(tested.rows("val", *_TESTED)):
+            what = "tested" if len(tested.rows(*_TESTED)) else "validated"
             raise ValueError(
-                f"{name} would be trained on and {other} tested on, and both are made from {shared[0]}: the same "
-                f"people or things would be in training and in the test. Test on another data set, or leave {name} "
-                "out of the training."
+                f"{name} would be trained on and {other} {what} on, and both are made from {shared[0]}: the same "
+                f"people or things would be in training and held out. Keep only the split train of {other} (its "
+                f"splits; val_share 0 trains on all of it), or leave {name} out of the training."
             )
         if (
             shared

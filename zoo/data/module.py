@@ -1,7 +1,7 @@
 """InstanceData: any reader, or the procedural world, as a LightningDataModule."""
 
 import logging
-from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,8 +10,9 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from zoo.contracts import IdentityBatch
+from zoo.data.cameras import without_useless_cameras
 from zoo.data.dataset import Collate, IdentityDataset
-from zoo.data.index import IdentityIndex
+from zoo.data.index import SPLITS, IdentityIndex
 from zoo.data.join import Source, read_sources
 from zoo.data.readers import find_reader
 from zoo.data.samplers import PKSampler, ShardSampler
@@ -35,8 +36,8 @@ class InstanceData(LightningDataModule):
         sources: several data sets with their readers, joined into one.
         world: a wing of the procedural world, or several to be joined.
         manifest: reuse the rows and splits that an earlier run has written.
-        val_share: share of the identities to validate on, where the data has no split of its own; with 0 all of
-            them are trained on, nothing is validated, and the last epoch counts as the best.
+        val_share: share of the identities to validate on, at least two of them, where the data has no split of its
+            own; with 0 all of them are trained on, nothing is validated, and the last epoch counts as the best.
         test_share: share of the identities to test on, likewise.
         split_seed: which identities are held out.
         identities_per_batch: P, identities in a global training batch.
@@ -46,7 +47,7 @@ class InstanceData(LightningDataModule):
         augment: random changes of training images.
         eval_batch_size: images in a batch of evaluation and prediction, on each process.
         workers: processes that decode, on each process.
-        predict_split: which images `predict` embeds.
+        predict_split: which images `predict` embeds; test means queries and gallery, too.
         max_unreadable: largest share of unreadable files to skip before giving up.
         seed: seed of sampling and augmentation.
     """
@@ -69,7 +70,7 @@ class InstanceData(LightningDataModule):
         augment: Augment = Augment(),  # noqa: B008  (frozen)
         eval_batch_size: int = 128,
         workers: int = 2,
-        predict_split: Literal["all", "train", "val", "test"] = "all",
+        predict_split: Literal["all", "train", "val", "test", "query", "gallery", "closed"] = "all",
         max_unreadable: float = 0.05,
         seed: int = 0,
     ) -> None:
@@ -82,6 +83,11 @@ class InstanceData(LightningDataModule):
             raise ValueError(
                 "None of data.root, data.sources and data.world is given. Point data.root at a folder of images, "
                 "or give data.world a wing of the procedural world."
+            )
+        if root is None and (reader is not None or options):
+            raise ValueError(
+                f"data.reader {reader!r} and data.options {options!r} are given without data.root, which they tell "
+                "how to read. Give data.root, or give each of data.sources a reader and options of its own."
             )
         self.sources = [Source(root, reader, options=options or {})] if root is not None else sources or []
         if reader is not None:
@@ -114,24 +120,36 @@ class InstanceData(LightningDataModule):
         """Read the index, and keep it as `manifest.csv` beside a training run's logs.
 
         Raises:
-            ValueError: a split that the stage needs has no positive pair, or the data of a resumed run changed.
+            ValueError: a split that the stage needs has nothing to learn from or to find, or the data of a resumed
+                run changed. Training needs no split but its own.
         """
         if self._index is None:
             wings = [Source(str(wing.prepare()), wing.READER, name=wing.NAME) for wing in self.world]
-            self._index = read_sources(self.sources or wings, self.split, self.manifest)
+            index = read_sources(self.sources or wings, self.split, self.manifest)
             if rank() == 0:
-                log.info("%s: %s", self._index.root, self._index.describe())
-            self._drop_constant_cameras()
-        for split in {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}.get(stage or "", ()):
-            if split != "val" or stage != "fit" or self.validates:
-                self._require_pairs(split)
+                log.info("%s: %s", index.root, index.describe())
+            self._index = without_useless_cameras(index)
+        if stage == "fit":
+            self._require_pairs()
+            asked = self.split["val_share"] > 0 or len(self.index.rows("val"))
+            if asked and not self.validates and rank() == 0:
+                log.warning("There is nothing to validate on, the last epoch counts as best: %s", self._lack_of("val"))
+        elif stage in ("validate", "test"):
+            self._require_findable("val" if stage == "validate" else "test")
+        elif stage == "predict":
+            self._require_images()
         if stage == "fit" and self.trainer is not None and self.trainer.loggers and self.trainer.log_dir:
             self._keep_manifest(Path(self.trainer.log_dir) / "manifest.csv")
 
-    @property
+    @cached_property
     def validates(self) -> bool:
-        """Whether identities are held out to validate on; only a `val_share` of 0 asks for none."""
-        return self.split["val_share"] > 0 or len(self.index.rows("val")) > 0
+        """Whether the val split can be scored: it has something to find, among more than one identity."""
+        return not self._lack_of("val")
+
+    @cached_property
+    def tests(self) -> bool:
+        """Whether the test split can be scored: it has something to find, among more than one identity."""
+        return not self._lack_of("test")
 
     @property
     def num_identities(self) -> int:
@@ -187,7 +205,11 @@ class InstanceData(LightningDataModule):
         return self._eval_loader("test", "query", "gallery", *(["closed"] if has_head else []))
 
     def predict_dataloader(self) -> DataLoader:
-        return self._eval_loader(*np.unique(self.index.splits) if self.predict_split == "all" else [self.predict_split])
+        return self._eval_loader(*self._predicted)
+
+    @property
+    def _predicted(self) -> tuple[str, ...]:
+        return {"all": SPLITS, "test": ("test", "query", "gallery")}.get(self.predict_split, (self.predict_split,))
 
     def _eval_loader(self, *splits: str) -> DataLoader:
         return DataLoader(
@@ -258,37 +280,50 @@ class InstanceData(LightningDataModule):
             log.warning("%d unreadable files were skipped:\n  %s", len(self.unreadable), names)
             self.unreadable.clear()
 
-    def _drop_constant_cameras(self) -> None:
-        """One camera for all would make every positive junk: say so, and go on without."""
-        rows = self.index.rows("val", "test", "query", "gallery")
-        cameras = np.unique(self.index.cameras[rows])
-        if len(cameras) == 1 and cameras[0] >= 0:
-            if rank() == 0:
-                log.warning(
-                    "Every image of %s to be validated or tested on is from camera %d: all positives would be junk, "
-                    "since images of one identity from one camera do not count. Cameras are ignored.",
-                    self.index.root,
-                    cameras[0],
-                )
-            self._index = replace(self.index, cameras=np.full(len(self.index), -1))
+    # ------------------------------------------------------------------ demands on the data
 
-    def _require_pairs(self, split: str) -> None:
-        index = self.index
-        query_rows = index.rows("test", "query") if split == "test" else index.rows(split)
-        gallery_rows = index.rows("test", "gallery") if split == "test" else index.rows(split)
-        images_of = np.bincount(index.identities[gallery_rows], minlength=len(index.names))
-        is_its_own = np.isin(query_rows, gallery_rows)
-        if not np.any(images_of[index.identities[query_rows]] > is_its_own):
+    def _require_pairs(self) -> None:
+        """
+        Raises:
+            ValueError: no two training images of one identity.
+        """
+        rows = self.index.rows("train")
+        if not self.index.positives(rows, rows, by_camera=False).any():
             raise ValueError(
-                f"The {split} split of {index.root} has no two images of one identity "
-                f"({len(query_rows)} images; {index.describe()}), so there is nothing to learn from or to find. "
+                f"The train split of {self.index.root} has no two images of one identity "
+                f"({len(rows)} images; {self.index.describe()}), so there is nothing to learn from. "
                 "Add images, or choose other val_share, test_share or split_seed."
+            )
+
+    def _require_findable(self, split: Literal["val", "test"]) -> None:
+        lack = self._lack_of(split)
+        if lack:
+            raise ValueError(
+                f"{lack} ({self.index.describe()}), so there is nothing to score. "
+                "Add images, or choose other val_share, test_share or split_seed."
+            )
+
+    def _lack_of(self, split: Literal["val", "test"]) -> str:
+        """Why a split cannot be scored; "" where it can."""
+        index = self.index
+        queries, gallery = (["val"], ["val"]) if split == "val" else (["test", "query"], ["test", "gallery"])
+        query_rows, gallery_rows = index.rows(*queries), index.rows(*gallery)
+        identities = len(np.unique(index.identities[gallery_rows]))
+        if not index.positives(query_rows, gallery_rows).any():
+            return f"the {split} split of {index.root} has no two images of one identity to find one by the other"
+        return f"the {split} split of {index.root} has one identity only" if identities < 2 else ""
+
+    def _require_images(self) -> None:
+        if not len(self.index.rows(*self._predicted)):
+            raise ValueError(
+                f"data.predict_split {self.predict_split!r} has no image in {self.index.root}, which has "
+                f"{self.index.describe()}. Choose one of these splits, or all."
             )
 
     def _keep_manifest(self, path: Path) -> None:
         if rank() != 0:
             return
-        if path.exists() and path.read_text() != self.index.manifest():
+        if path.exists() and path.read_bytes() != self.index.manifest().encode():
             raise ValueError(
                 f"The data under {self.index.root} or its split is not what {path} says this run was trained on. "
                 "Restore the files, pass data.manifest, or start a new run without ckpt_path."

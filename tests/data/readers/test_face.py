@@ -113,7 +113,7 @@ def test_lfw_several_versions_of_the_images_have_to_be_told_apart(tmp_path):
 
 
 def test_own_folders_with_such_names_are_not_lfw(tmp_path):
-    touch(tmp_path, (f"rex{i}/rex{i}_{k:04d}.jpg" for i in range(5) for k in range(2)))
+    touch(tmp_path, (f"rex{i}/rex{i}_{k:04d}.jpg" for i in range(6) for k in range(2)))
     assert set(read_with(None, tmp_path).splits) == {"train", "val", "test"}
 
 

@@ -20,9 +20,14 @@ def test_sop_classes_categories_and_splits(trees):
     assert [len(index.rows(split)) for split in ("train", "test")] == [6, 4]
 
 
-def test_sop_holds_whole_classes_out(trees):
-    index = read_with("sop", trees["sop"], {"val_share": 0.3, "seed": 1})
-    assert len(index.rows("val")) == 2 and len(set(index.identities[index.rows("val")])) == 1
+def test_sop_holds_whole_classes_out(tmp_path):
+    TREES["sop"](tmp_path)
+    top = tmp_path / "Stanford_Online_Products"
+    more = [f"{7 + view} 12 4 coffee_maker_final/111085122800012_{view}.JPG" for view in (0, 1)]
+    write(top / "Ebay_train.txt", [*(top / "Ebay_train.txt").read_text().splitlines(), *more])
+    touch(top, (line.split()[3] for line in more))
+    index = read_with("sop", tmp_path, {"val_share": 0.3, "seed": 1})
+    assert len(index.rows("val")) == 4 and len(set(index.identities[index.rows("val")])) == 2
     assert len(index.rows("test")) == 4
 
 
@@ -88,3 +93,11 @@ def test_ilias_distractors_fill_the_gallery(tmp_path):
     for folder in ("nowhere", "..", str(tmp_path.parent)):
         with pytest.raises(ValueError, match="No distractors in"):
             read_with("ilias", tmp_path, options={"distractors": folder})
+
+
+def test_lists_that_are_not_utf8_are_named(tmp_path):
+    TREES["sop"](tmp_path)
+    table = tmp_path / "Stanford_Online_Products/Ebay_train.txt"
+    table.write_bytes(table.read_bytes() + b"9 9 1 bicycle_final/\xe9.JPG\n")
+    with pytest.raises(ValueError, match="Ebay_train.txt is not UTF-8.*Convert it"):
+        read_with("sop", tmp_path)

@@ -137,11 +137,20 @@ def test_msmt17_identities_of_train_and_test_stay_apart(trees):
     assert ("0001_001_15_0303morning_0015_1.jpg", "train_0001", "train", 14) in rows(index)
 
 
-def test_msmt17_list_val_is_kept_out_of_training_when_asked(trees):
-    index = read_with("msmt17", trees["msmt17"], {"val_share": 0.3}, {"train": "train"})
+def test_msmt17_list_val_is_kept_out_of_training_when_asked(tmp_path):
+    TREES["msmt17"](tmp_path)
+    top = tmp_path / "MSMT17_V1"
+    for name, views in (("train", (0, 1)), ("val", (2,))):
+        more = [f"0003/0003_{k:03d}_{k + 1:02d}_0303morning_0015_{k}.jpg" for k in views]
+        write(
+            top / f"list_{name}.txt",
+            [*(top / f"list_{name}.txt").read_text().splitlines(), *(f"{path} 3" for path in more)],
+        )
+        touch(top / "train", more)
+    index = read_with("msmt17", tmp_path, {"val_share": 0.3}, {"train": "train"})
     assert len(index.rows("closed")) == 2 and len(index.rows("train")) == 4
     held = set(index.identities[index.rows("val")].tolist())
-    assert len(held) == 1 and len(index.rows("val")) == 3, "all images of an identity that is held out are"
+    assert len(held) == 2 and len(index.rows("val")) == 6, "all images of an identity that is held out are"
     assert set(index.identities[index.rows("closed")]) == set(index.identities[index.rows("train")])
 
 

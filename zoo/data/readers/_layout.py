@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,8 @@ from zoo.data.images import EXTENSIONS
 from zoo.data.index import IdentityIndex, split_identities
 from zoo.data.readers import refuse
 from zoo.distributed import rank
+
+log = logging.getLogger(__name__)
 
 #: a folder of more folders than this is a data set itself, not the parent of one.
 _MOST_SIBLINGS = 100
@@ -94,7 +97,7 @@ def subfolders(folder: Path) -> list[Path]:
         return []
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
-    return [folder / name for name in sorted(names)]
+    return [folder / name for name in _writable(folder, names)]
 
 
 def is_image(name: str) -> bool:
@@ -108,17 +111,66 @@ def images(root: Path, folder: Path) -> list[tuple[str, str]]:
     if not folder.is_dir():
         return []
     prefix = prefix_of(root, folder)
-    return [(prefix + name, name) for name in sorted(os.listdir(folder)) if is_image(name)]
+    return [(prefix + name, name) for name in _writable(folder, filter(is_image, os.listdir(folder)))]
 
 
 def images_below(root: Path, folder: Path) -> list[str]:
     """Paths relative to `root` of the images in a folder and below it, hidden folders left out, in sorted order."""
     found = []
     for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = _writable(Path(parent), (name for name in folders if not name.startswith(".")))
         prefix = prefix_of(root, Path(parent))
-        found += [prefix + name for name in sorted(files) if is_image(name)]
+        found += [prefix + name for name in _writable(Path(parent), filter(is_image, files))]
     return found
+
+
+def _writable(folder: Path, names: Iterable[str]) -> list[str]:
+    """Names in sorted order; those that are not UTF-8, and could not be written to any list, are warned of."""
+    names = sorted(names)
+    foreign = [name for name in names if not _is_utf8(name)]
+    if foreign:
+        _warn_of_foreign(folder, tuple(foreign))
+    return [name for name in names if _is_utf8(name)] if foreign else names
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+@cache  # a folder is listed several times
+def _warn_of_foreign(folder: Path, names: tuple[str, ...]) -> None:
+    if rank() == 0:
+        log.warning(
+            "%s: skipped %d files or folders whose names are not UTF-8, such as %s. Rename them.",
+            ascii(str(folder)),
+            len(names),
+            ", ".join(map(ascii, names[:3])),
+        )
+
+
+def lines_of(table: Path) -> list[str]:
+    """The lines of a text file, stripped, empty ones left out.
+
+    Raises:
+        ValueError: the file is not UTF-8.
+    """
+    return [line.strip() for line in text_of(table).splitlines() if line.strip()]
+
+
+def text_of(table: Path) -> str:
+    """The text of a file.
+
+    Raises:
+        ValueError: the file is not UTF-8.
+    """
+    try:
+        return table.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{table} is not UTF-8: {error}. Convert it, or get it again.") from error
 
 
 def prefix_of(root: Path, folder: Path) -> str:

@@ -26,9 +26,16 @@ def header_of(path: Path) -> list[str]:
 
 
 def rows_of(path: Path) -> Iterator[dict[str, str]]:
-    """Rows of a CSV file by column, "" where a row is too short."""
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        yield from csv.DictReader(file, restval="")
+    """Rows of a CSV file by column, "" where a row is too short.
+
+    Raises:
+        ValueError: the file is not UTF-8.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            yield from csv.DictReader(file, restval="")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8: {error}. Convert it, or get it again.") from error
 
 
 def find_table(reader: str, root: Path, columns: Sequence[str], table: str | None) -> Path:

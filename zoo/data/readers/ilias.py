@@ -27,6 +27,7 @@ from zoo.data.readers._layout import (
     dataset_folder,
     images,
     images_below,
+    lines_of,
     subfolders,
 )
 
@@ -94,7 +95,7 @@ def _box(image: Path, skipped: Skipped) -> Sequence[float]:
     """x, y, w, h around all boxes of an image, as the reference extraction crops."""
     table = image.with_name(f"{image.stem}_bbox.txt")
     try:
-        lines = [[float(field) for field in line.split()] for line in table.read_text().splitlines() if line.strip()]
+        lines = [[float(field) for field in line.split()] for line in lines_of(table)]
         x, y, w, h = np.array(lines).reshape(-1, 4).T
         left, top = max(x.min(), 0.0), max(y.min(), 0.0)
         if (w > 0).all() and (h > 0).all():

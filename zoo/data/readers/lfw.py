@@ -16,7 +16,18 @@ import re
 from pathlib import Path
 
 from zoo.data.index import IdentityIndex, Pairs
-from zoo.data.readers._layout import Count, Row, Skipped, build, candidates, compare, dataset_folder, images, subfolders
+from zoo.data.readers._layout import (
+    Count,
+    Row,
+    Skipped,
+    build,
+    candidates,
+    compare,
+    dataset_folder,
+    images,
+    lines_of,
+    subfolders,
+)
 from zoo.distributed import rank
 
 log = logging.getLogger(__name__)
@@ -78,9 +89,7 @@ def read(
 
 
 def _read_pairs(table: Path, row_of: dict[tuple[str, int], int], skipped: Skipped) -> Pairs | None:
-    first_line, *lines = [line.strip() for line in table.read_text(encoding="utf-8").splitlines() if line.strip()] or [
-        ""
-    ]
+    first_line, *lines = lines_of(table) or [""]
     numbers = first_line.split()
     if len(numbers) not in (1, 2) or not all(number.isdigit() for number in numbers):
         raise ValueError(

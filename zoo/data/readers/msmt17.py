@@ -26,6 +26,7 @@ from zoo.data.readers._layout import (
     compare,
     dataset_folder,
     hold_out,
+    lines_of,
     once,
     prefix_of,
 )
@@ -82,7 +83,7 @@ def read(
             continue
         split = name if part == "test" else "closed" if name == "val" and train == "train" else "train"
         prefix = prefix_of(root, _image_folder(folder, part))
-        for line in filter(None, map(str.strip, table.read_text().splitlines())):
+        for line in lines_of(table):
             row = _parse(line, prefix, part, split)
             if row is None:
                 skipped.add(f"lines of {table.name} that are not <path> <identity>", line)

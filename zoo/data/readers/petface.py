@@ -27,6 +27,7 @@ from zoo.data.readers._layout import (
     compare,
     dataset_folder,
     hold_out,
+    lines_of,
     prefix_of,
     subfolders,
 )
@@ -140,7 +141,7 @@ def _paths(table: Path) -> Iterator[str]:
     if table.suffix == ".csv":
         yield from (row.get("filename", "") for row in rows_of(table))
     else:
-        yield from filter(None, map(str.strip, table.read_text(encoding="utf-8").splitlines()))
+        yield from lines_of(table)
 
 
 def _pairs(table: Path) -> Iterator[tuple[str, str, str]]:

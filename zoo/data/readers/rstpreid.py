@@ -27,6 +27,7 @@ from zoo.data.readers._layout import (
     dataset_folder,
     once,
     prefix_of,
+    text_of,
 )
 
 log = logging.getLogger(__name__)
@@ -82,8 +83,8 @@ def read(root: Path, val_share: float = 0.1, test_share: float = 0.3, seed: int 
 
 def _entries(table: Path) -> list[Any]:
     try:
-        entries = json.loads(table.read_text(encoding="utf-8"))
-    except ValueError as error:
+        entries = json.loads(text_of(table))
+    except json.JSONDecodeError as error:
         raise ValueError(f"{table} is not JSON: {error}. Get it again.") from error
     if not isinstance(entries, list):
         raise ValueError(f"{table} holds a {type(entries).__name__}, not a list of images. Get it again.")

@@ -23,6 +23,7 @@ from zoo.data.readers._layout import (
     compare,
     dataset_folder,
     hold_out,
+    lines_of,
     once,
     prefix_of,
 )
@@ -62,7 +63,7 @@ def read(root: Path, val_share: float = 0.1, test_share: float = 0.3, seed: int 
         if not table.is_file():
             skipped.add("lists that are missing", table.name)
             continue
-        for line in filter(None, map(str.strip, table.read_text(encoding="utf-8").splitlines()[1:])):
+        for line in lines_of(table)[1:]:
             row = _parse(line, prefix, split)
             if row is None:
                 skipped.add(f"lines of {table.name} that are not <image> <class> <super class> <path>", line)

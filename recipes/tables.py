@@ -1,0 +1,61 @@
+"""What a run prints in the end: the scores of encoders beside each other."""
+
+import re
+from collections.abc import Mapping
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+Scores = Mapping[str, float]
+
+_UNLISTED = ("queries", "pairs", "r_precision", "map_at_r")  # scores without a place in the tables
+
+
+def result_tables(results: Mapping[str, Scores]) -> list[Table]:
+    """A table of retrieval; and one of pairs, thresholds and names, where there is such a thing.
+
+    Args:
+        results: encoder -> score, such as `test/mAP` or `test/clothes=changed/mAP`; groups are shown of the last one.
+    """
+    plain = {
+        encoder: {name.split("/", 1)[1]: value for name, value in scores.items() if "/" in name}
+        for encoder, scores in results.items()
+    }
+    last = list(plain.values())[-1]
+    ranks = sorted((n for n in last if re.fullmatch(r"rank\d+", n)), key=lambda n: int(n.removeprefix("rank")))
+    names = [*ranks, *(n for n in last if n.startswith("mAP") and "/" not in n), "mINP"]
+    rows = dict(plain)
+    for group in dict.fromkeys(name.rpartition("/")[0] for name in last if "/" in name):
+        rows[f"  {group}"] = {n.rpartition("/")[2]: v for n, v in last.items() if n.rpartition("/")[0] == group}
+    tables = [_retrieval(names, rows)]
+    rest = [n for n in last if n not in names and not n.startswith(_UNLISTED) and "/" not in n]
+    return [*tables, _other(rest, plain)] if rest else tables
+
+
+def _retrieval(names: list[str], rows: Mapping[str, Scores]) -> Table:
+    """A line for each encoder or group."""
+    table = Table(title="identities never trained on, %", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("encoder", no_wrap=True, overflow="fold")
+    for name in (*names, "queries"):
+        table.add_column(name, justify="right")
+    for encoder, scores in rows.items():
+        table.add_row(encoder, *_percent(names, scores), f"{scores.get('queries', 0):.0f}")
+    return table
+
+
+def _other(names: list[str], columns: Mapping[str, Scores]) -> Table:
+    """A line for each score; encoders without any are left out."""
+    columns = {encoder: scores for encoder, scores in columns.items() if any(name in scores for name in names)}
+    table = Table(
+        "score", *columns, title="pairs, thresholds, %", title_justify="left", box=SIMPLE_HEAD, pad_edge=False
+    )
+    for column in table.columns[1:]:
+        column.justify = "right"
+    cells = [_percent(names, scores) for scores in columns.values()]
+    for name, *values in zip(names, *cells, strict=True):
+        table.add_row(name, *values)
+    return table
+
+
+def _percent(names: list[str], scores: Scores) -> list[str]:
+    return [f"{100 * scores[name]:.1f}" if name in scores else "" for name in names]
