@@ -84,14 +84,15 @@ class InstanceData(LightningDataModule):
                 "None of data.root, data.sources and data.world is given. Point data.root at a folder of images, "
                 "or give data.world a wing of the procedural world."
             )
-        if root is None and (reader is not None or options):
-            raise ValueError(
-                f"data.reader {reader!r} and data.options {options!r} are given without data.root, which they tell "
-                "how to read. Give data.root, or give each of data.sources a reader and options of its own."
-            )
-        self.sources = [Source(root, reader, options=options or {})] if root is not None else sources or []
         if reader is not None:
             find_reader(reader)
+        if root is None and (reader is not None or options):
+            given = f"data.reader {reader!r}" if reader is not None else f"data.options {options!r}"
+            raise ValueError(
+                f"{given} is given without data.root, which it tells how to read. Give data.root, or give each of "
+                "data.sources a reader and options of its own."
+            )
+        self.sources = [Source(root, reader, options=options or {})] if root is not None else sources or []
         wings = [world] if isinstance(world, World) else world or []
         self.world, self.manifest = [] if self.sources else wings, manifest
         self.split = {"val_share": val_share, "test_share": test_share, "seed": split_seed}
