@@ -13,7 +13,7 @@ from torch import Tensor
 from zoo import IdentityBatch, IdentityEncoder, Optim, Threshold, ZooModule, load
 from zoo.backbones import TimmEncoder
 from zoo.data.dataset import classes_of
-from zoo.data.index import IdentityIndex
+from zoo.data.index import TESTED, IdentityIndex
 from zoo.data.transforms import Transform
 from zoo.metrics import (
     EmbeddingSet,
@@ -193,7 +193,7 @@ class Evaluation(ZooModule):
         self._name_groups("val")
 
     def on_test_epoch_start(self) -> None:
-        self._name_groups("test", "query", "gallery")
+        self._name_groups(*TESTED)
 
     def _name_groups(self, *splits: str) -> None:
         """The groups that queries are scored in and the sources with a gallery each, and those of every row."""

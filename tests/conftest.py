@@ -1,5 +1,6 @@
 """What the tests share: a tiny folder of identities, and a home of their own."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,12 @@ def zoo_home(tmp_path_factory: pytest.TempPathFactory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("INSTANCE_ZOO_HOME", str(home))
         yield home
+
+
+def files_of(root: Path) -> dict[str, str]:
+    """Every file under a folder with a hash of its bytes."""
+    found = sorted(path for path in root.rglob("*") if path.is_file())
+    return {path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
 
 
 def draw_identity(rng: np.random.Generator, size: int = 32) -> np.ndarray:

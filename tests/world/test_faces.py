@@ -1,7 +1,6 @@
 """The faces: the same bytes every time, honest families, VGGFace2's layout, and labels that fit the pixels."""
 
 import csv
-import hashlib
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.conftest import files_of
 from zoo.world import Faces, faces
 from zoo.world.complexion import EYES, HAIRS, SKINS
 from zoo.world.faces import EXPRESSIONS, GLASSES, PROPS, TYPES, Face, Look, Makeup
@@ -25,12 +25,6 @@ WORDS: dict[str, set[str]] = {
     "glasses": set(GLASSES), "hat": set(HATS), "expression": set(EXPRESSIONS), "side": {"front", "left", "right"},
     "light": set(LIGHTS), "background": set(BACKGROUNDS), "prop": {"none", *PROPS},
 }  # fmt: skip
-
-
-def files_of(root: Path) -> dict[str, str]:
-    """Every file under a folder with a hash of its bytes."""
-    found = sorted(path for path in root.rglob("*") if path.is_file())
-    return {path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
 
 
 @pytest.fixture(scope="module")

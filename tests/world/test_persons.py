@@ -1,6 +1,5 @@
 """The persons: the same bytes every time, an honest Market-1501 layout, and labels that fit the pixels."""
 
-import hashlib
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.conftest import files_of
 from zoo.data.readers import market1501
 from zoo.world import Persons
 from zoo.world.clothes import BAGS, BOTTOMS, COLOURS, HAIRS, PATTERNS, TOPS, paint
@@ -17,12 +17,6 @@ from zoo.world.texture import Noise, stream
 from zoo.world.trace import Camera, trace
 
 SMALL = Persons(families=6, members=2, views=10, size=32, seed=3)
-
-
-def files_of(root: Path) -> dict[str, str]:
-    """Every file under a folder with a hash of its bytes."""
-    found = sorted(path for path in root.rglob("*") if path.is_file())
-    return {path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
 
 
 @pytest.fixture(scope="module")

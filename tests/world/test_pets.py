@@ -1,7 +1,6 @@
 """The pets: the same bytes every time, honest splits, labels that fit the pixels, and safe interruption."""
 
 import csv
-import hashlib
 import json
 import os
 import signal
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.conftest import files_of
 from zoo.world import Pets
 from zoo.world.anatomy import Pose, pose_body
 from zoo.world.coat import Skin, paint
@@ -22,12 +22,6 @@ from zoo.world.trace import Camera, trace
 
 SEARCH = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
 SMALL = Pets(families=5, members=2, views=2, size=40, seed=3)
-
-
-def files_of(root: Path) -> dict[str, str]:
-    """Every file under a folder with a hash of its bytes."""
-    found = sorted(path for path in root.rglob("*") if path.is_file())
-    return {path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
 
 
 def rows_of(root: Path) -> list[dict[str, str]]:

@@ -17,6 +17,8 @@ from zoo.data.images import read_image
 #: separate roles use query and gallery instead. closed: further images of training identities, kept out of training,
 #: to recognise among the identities that the model was trained on.
 SPLITS = ("train", "val", "test", "query", "gallery", "closed")
+#: those that a test ranks.
+TESTED = ("test", "query", "gallery")
 _COLUMNS = ("path", "identity", "category", "camera", "split", "x", "y", "w", "h")
 _NO_BOX = (-1.0, -1.0, -1.0, -1.0)
 _FEWEST = 2  # identities of a split that is held out or trained on
@@ -164,6 +166,12 @@ class IdentityIndex:
         junk = np.where(cameras[queries] >= 0, same_scene, 0)
         is_itself = np.isin(queries, gallery) & (cameras[queries] < 0)  # with a camera, it is junk already
         return same_identity - junk - is_itself
+
+    def sides(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """Row numbers of the queries and of the gallery when "val" or "test" is scored."""
+        if split == "val":
+            return self.rows("val"), self.rows("val")
+        return self.rows("test", "query"), self.rows("test", "gallery")
 
     def select(self, rows: np.ndarray) -> "IdentityIndex":
         """The same index with these rows only; identities keep their numbers, pairs stay where both rows do."""

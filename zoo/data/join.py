@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 
 from zoo.data.attributes import with_attributes
-from zoo.data.index import SPLITS, IdentityIndex, Pairs
+from zoo.data.index import SPLITS, TESTED, IdentityIndex, Pairs
 from zoo.data.readers import choose_reader, read_with
 from zoo.distributed import rank
 
 log = logging.getLogger(__name__)
 
-_TESTED = ("test", "query", "gallery")
-_HELD_OUT = ("val", *_TESTED, "closed")
+_HELD_OUT = ("val", *TESTED, "closed")
 
 
 @dataclass(frozen=True)
@@ -212,8 +211,8 @@ def _refuse_leaks(sources: Mapping[str, IdentityIndex]) -> None:
         shared = [origin for origin in training.origins if origin in tested.origins]
         if shared and training.origins == tested.origins:
             _refuse_shared_identities(name, training, other, tested)
-        elif shared and len(tested.rows("val", *_TESTED)):
-            what = "tested" if len(tested.rows(*_TESTED)) else "validated"
+        elif shared and len(tested.rows("val", *TESTED)):
+            what = "tested" if len(tested.rows(*TESTED)) else "validated"
             raise ValueError(
                 f"{name} would be trained on and {other} {what} on, and both are made from {shared[0]}: the same "
                 f"people or things would be in training and held out. Keep only the split train of {other} (its "
@@ -237,7 +236,7 @@ def _refuse_leaks(sources: Mapping[str, IdentityIndex]) -> None:
 def _refuse_shared_identities(name: str, training: IdentityIndex, other: str, tested: IdentityIndex) -> None:
     """Two readings of one data set name their identities alike."""
     trained = {training.names[i] for i in np.unique(training.identities[training.rows("train")])}
-    both = sorted(trained & {tested.names[i] for i in np.unique(tested.identities[tested.rows("val", *_TESTED)])})
+    both = sorted(trained & {tested.names[i] for i in np.unique(tested.identities[tested.rows("val", *TESTED)])})
     if both:
         raise ValueError(
             f"{name} and {other} are the same data set, and {len(both)} identities that {name} trains on are tested on "

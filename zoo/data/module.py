@@ -1,5 +1,6 @@
 """InstanceData: any reader, or the procedural world, as a LightningDataModule."""
 
+import hashlib
 import logging
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch.utils.data import DataLoader
 from zoo.contracts import IdentityBatch
 from zoo.data.cameras import without_useless_cameras
 from zoo.data.dataset import Collate, IdentityDataset
-from zoo.data.index import SPLITS, IdentityIndex
+from zoo.data.index import SPLITS, TESTED, IdentityIndex
 from zoo.data.join import Source, read_sources
 from zoo.data.readers import find_reader
 from zoo.data.samplers import PKSampler, ShardSampler
@@ -162,6 +163,16 @@ class InstanceData(LightningDataModule):
         """Sorted numbers of the training identities; a class is a position in it."""
         return np.unique(self.index.identities[self.index.rows("train")])
 
+    @cached_property
+    def train_fingerprint(self) -> bytes:
+        """Hash (32 bytes) of the training identities in the order of their classes: names, and a few of the files."""
+        digest = hashlib.sha256("\n".join(self.index.names[identity] for identity in self.train_identities).encode())
+        rows = self.index.rows("train")
+        for row in rows[np.linspace(0, len(rows) - 1, min(16, len(rows))).astype(int)]:
+            file = self.index.root / str(self.index.paths[row])
+            digest.update(file.read_bytes() if file.is_file() else b"missing")
+        return digest.digest()
+
     # ------------------------------------------------------------------ loaders
 
     def train_dataloader(self) -> DataLoader:
@@ -203,14 +214,14 @@ class InstanceData(LightningDataModule):
         """Queries and gallery; and, for a model that has a head to name them, new images of training identities."""
         assert self.trainer is not None
         has_head = getattr(self.trainer.lightning_module, "head", None) is not None
-        return self._eval_loader("test", "query", "gallery", *(["closed"] if has_head else []))
+        return self._eval_loader(*TESTED, *(["closed"] if has_head else []))
 
     def predict_dataloader(self) -> DataLoader:
         return self._eval_loader(*self._predicted)
 
     @property
     def _predicted(self) -> tuple[str, ...]:
-        return {"all": SPLITS, "test": ("test", "query", "gallery")}.get(self.predict_split, (self.predict_split,))
+        return {"all": SPLITS, "test": TESTED}.get(self.predict_split, (self.predict_split,))
 
     def _eval_loader(self, *splits: str) -> DataLoader:
         return DataLoader(
@@ -307,8 +318,7 @@ class InstanceData(LightningDataModule):
     def _lack_of(self, split: Literal["val", "test"]) -> str:
         """Why a split cannot be scored; "" where it can."""
         index = self.index
-        queries, gallery = (["val"], ["val"]) if split == "val" else (["test", "query"], ["test", "gallery"])
-        query_rows, gallery_rows = index.rows(*queries), index.rows(*gallery)
+        query_rows, gallery_rows = index.sides(split)
         identities = len(np.unique(index.identities[gallery_rows]))
         if not index.positives(query_rows, gallery_rows).any():
             return f"the {split} split of {index.root} has no two images of one identity to find one by the other"

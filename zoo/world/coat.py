@@ -11,6 +11,7 @@ import numpy as np
 from zoo.world.anatomy import Body, Figure
 from zoo.world.texture import Noise, linear, mix, step, stream
 from zoo.world.trace import Floats, Hits
+from zoo.world.traits import Traits
 
 PATTERNS = ("pied", "tricolour", "striped", "spotted", "saddled", "masked")
 
@@ -56,46 +57,20 @@ _EYES = ((196, 160, 50), (120, 168, 80), (90, 150, 200), (150, 92, 40), (70, 44,
 _PATCHES, _BARS, _SPOTS = 8, 8, 30
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Where the marks lie; every array holds numbers in [0, 1].
+class Layout(Traits):
+    """Where the marks of a coat lie."""
 
-    Args:
-        shift: what moves: places, sizes, slants, shades. Mixed by weighted mean.
-        choice: what is there or not, by thresholds. Mixed by taking over single entries.
-    """
-
-    shift: dict[str, Floats]
-    choice: dict[str, Floats]
-
-    @classmethod
-    def draw(cls, rng: np.random.Generator) -> "Layout":
-        """A random layout; always draws the same numbers in the same order."""
-        shift = {
-            "patch_at": (_PATCHES, 3), "patch_size": (_PATCHES,), "face_at": (4, 2), "face_size": (4,),
-            "bar": (_BARS, 5), "brow": (4, 3), "spot_at": (_SPOTS, 3), "spot_size": (_SPOTS,),
-            "saddle": (4,), "mask": (3,), "sock": (4,), "blaze": (3,), "bib": (2,), "tip": (1,),
-            "eye_patch": (2, 2), "tint": (6,), "warp": (6,),
-        }  # fmt: skip
-        choice = {
-            "patch": (_PATCHES,), "patch_colour": (_PATCHES,), "patch_side": (_PATCHES,), "face": (4,),
-            "face_colour": (4,), "bar": (_BARS,), "brow": (4,), "spot": (_SPOTS,), "sock": (4,),
-            "blaze": (1,), "bib": (1,), "chin": (1,), "tip": (1,), "ear": (2,), "eye_patch": (2,),
-        }  # fmt: skip
-        return cls(
-            {name: rng.random(shape, np.float32) for name, shape in shift.items()},
-            {name: rng.random(shape, np.float32) for name, shape in choice.items()},
-        )
-
-    def mixed(self, own: "Layout", share: float, rng: np.random.Generator) -> "Layout":
-        """This layout with ``share`` in [0, 1] of it replaced by ``own``."""
-        choice: dict[str, Floats] = {}
-        for name, value in self.choice.items():
-            choice[name] = np.where(rng.random(value.shape) < share, own.choice[name], value)
-        shift: dict[str, Floats] = {}
-        for name, value in self.shift.items():
-            shift[name] = value + (own.shift[name] - value) * np.float32(share)
-        return Layout(shift, choice)
+    SHIFTS = {
+        "patch_at": (_PATCHES, 3), "patch_size": (_PATCHES,), "face_at": (4, 2), "face_size": (4,),
+        "bar": (_BARS, 5), "brow": (4, 3), "spot_at": (_SPOTS, 3), "spot_size": (_SPOTS,),
+        "saddle": (4,), "mask": (3,), "sock": (4,), "blaze": (3,), "bib": (2,), "tip": (1,),
+        "eye_patch": (2, 2), "tint": (6,), "warp": (6,),
+    }  # fmt: skip
+    CHOICES = {
+        "patch": (_PATCHES,), "patch_colour": (_PATCHES,), "patch_side": (_PATCHES,), "face": (4,),
+        "face_colour": (4,), "bar": (_BARS,), "brow": (4,), "spot": (_SPOTS,), "sock": (4,),
+        "blaze": (1,), "bib": (1,), "chin": (1,), "tip": (1,), "ear": (2,), "eye_patch": (2,),
+    }  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import numpy as np
 from zoo.world.head import Head, Mood
 from zoo.world.texture import Noise, linear, mix, step, stream
 from zoo.world.trace import Floats
+from zoo.world.traits import Traits
 
 SKINS = {
     "pale": (246, 214, 196), "fair": (236, 188, 158), "olive": (206, 162, 118), "tan": (186, 128, 88),
@@ -28,37 +29,11 @@ _MOLES, _FRECKLES = 5, 26
 _INK, _WHITE, _MOUTH = linear(30, 20, 20), linear(240, 236, 228), linear(70, 18, 20)
 
 
-@dataclass(frozen=True)
-class Marks:
-    """What the skin bears; every array holds numbers in [0, 1].
+class Marks(Traits):
+    """What the skin bears."""
 
-    Args:
-        shift: what moves: places, sizes, shades. Mixed by weighted mean.
-        choice: what is there or not, by thresholds. Mixed by taking over single entries.
-    """
-
-    shift: dict[str, Floats]
-    choice: dict[str, Floats]
-
-    @classmethod
-    def draw(cls, rng: np.random.Generator) -> "Marks":
-        """Random marks; always draws the same numbers in the same order."""
-        shift = {"mole": (_MOLES, 3), "freckle": (_FRECKLES, 3), "scar": (4,), "patch": (4,), "tint": (6,)}
-        choice = {"mole": (_MOLES,), "freckles": (1,), "freckle": (_FRECKLES,), "scar": (1,), "patch": (1,)}
-        return cls(
-            {name: rng.random(shape, np.float32) for name, shape in shift.items()},
-            {name: rng.random(shape, np.float32) for name, shape in choice.items()},
-        )
-
-    def mixed(self, own: "Marks", share: float, rng: np.random.Generator) -> "Marks":
-        """These marks with ``share`` in [0, 1] of them replaced by ``own``."""
-        choice: dict[str, Floats] = {}
-        for name, value in self.choice.items():
-            choice[name] = np.where(rng.random(value.shape) < share, own.choice[name], value)
-        shift: dict[str, Floats] = {}
-        for name, value in self.shift.items():
-            shift[name] = value + (own.shift[name] - value) * np.float32(share)
-        return Marks(shift, choice)
+    SHIFTS = {"mole": (_MOLES, 3), "freckle": (_FRECKLES, 3), "scar": (4,), "patch": (4,), "tint": (6,)}
+    CHOICES = {"mole": (_MOLES,), "freckles": (1,), "freckle": (_FRECKLES,), "scar": (1,), "patch": (1,)}
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from zoo.world.shapes import Figure
 from zoo.world.sight import Seen, on_canvas
 from zoo.world.texture import Noise, linear, mix, step, stream
 from zoo.world.trace import Floats, Ints, Mask
+from zoo.world.traits import Traits
 
 PALETTE = {
     "white": (236, 234, 228), "grey": (150, 152, 156), "black": (38, 38, 42), "brown": (124, 78, 46),
@@ -52,43 +53,17 @@ _BARS, _BANDS, _DOTS, _CELLS, _WEAR = 7, 5, 14, 6, 3
 EMBLEMS = ("disc", "ring", "star", "flower", "heart", "square", "diamond", "cross", "triangle", "moon", "bars", "drop")
 
 
-@dataclass(frozen=True)
-class Print:
-    """Where prints and wear lie; every number is in [0, 1] and means the same on every object.
+class Print(Traits):
+    """Where prints and wear lie."""
 
-    Args:
-        shift: places, sizes, shades; mixed by weighted mean.
-        choice: what is there or not, by thresholds; mixed by taking over single entries.
-    """
-
-    shift: dict[str, Floats]
-    choice: dict[str, Floats]
-
-    @classmethod
-    def draw(cls, rng: np.random.Generator) -> "Print":
-        """A random print; always draws the same numbers in the same order."""
-        shift = {
-            "bar": (_BARS, 2), "slant": (1,), "band": (_BANDS, 2), "dot": (_DOTS, 3), "check": (1,),
-            "emblem": (4,), "inlay": (2,), "wear": (_WEAR, 3), "tint": (9,),
-        }  # fmt: skip
-        choice = {
-            "bar": (_BARS,), "bar_colour": (_BARS,), "band": (_BANDS,), "band_colour": (_BANDS,), "dot": (_DOTS,),
-            "dot_colour": (_DOTS,), "cell": (_CELLS, _CELLS), "emblem": (2,), "wear": (_WEAR,), "side": (_WEAR,),
-        }  # fmt: skip
-        return cls(
-            {name: rng.random(shape, np.float32) for name, shape in shift.items()},
-            {name: rng.random(shape, np.float32) for name, shape in choice.items()},
-        )
-
-    def mixed(self, own: "Print", share: float, rng: np.random.Generator) -> "Print":
-        """This print with ``share`` in [0, 1] of it replaced by ``own``."""
-        choice: dict[str, Floats] = {}
-        for name, value in self.choice.items():
-            choice[name] = np.where(rng.random(value.shape) < share, own.choice[name], value)
-        shift: dict[str, Floats] = {}
-        for name, value in self.shift.items():
-            shift[name] = value + (own.shift[name] - value) * np.float32(share)
-        return Print(shift, choice)
+    SHIFTS = {
+        "bar": (_BARS, 2), "slant": (1,), "band": (_BANDS, 2), "dot": (_DOTS, 3), "check": (1,),
+        "emblem": (4,), "inlay": (2,), "wear": (_WEAR, 3), "tint": (9,),
+    }  # fmt: skip
+    CHOICES = {
+        "bar": (_BARS,), "bar_colour": (_BARS,), "band": (_BANDS,), "band_colour": (_BANDS,), "dot": (_DOTS,),
+        "dot_colour": (_DOTS,), "cell": (_CELLS, _CELLS), "emblem": (2,), "wear": (_WEAR,), "side": (_WEAR,),
+    }  # fmt: skip
 
 
 @dataclass(frozen=True)
