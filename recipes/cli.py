@@ -9,73 +9,29 @@ import shlex
 import sys
 import traceback
 import warnings
-from collections.abc import Mapping
-from contextlib import suppress
-from copy import deepcopy
-from datetime import date
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import copy_context
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
-import numpy as np
 import torch
 import yaml
 from jsonargparse import set_parsing_settings
+from lightning import LightningDataModule
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.table import Table
 
 import zoo
-from experts.evaluation import Evaluation
-from experts.expert import Expert
-from experts.pictures import RetrievalPictures
-from recipes.tables import result_tables
-from zoo.contracts import IdentityEncoder
-from zoo.data.module import InstanceData
-from zoo.embeddings import EmbeddingWriter
+from zoo.module import ZooModule
 from zoo.world import World
 
 CONFIGS = Path(__file__).parent / "configs"
 _SUBCOMMANDS = ("fit", "validate", "test", "predict")
-
-
-def run(model: type[Evaluation], data: type[InstanceData], recipe: str, args: list[str] | None = None) -> "RecipeCLI":
-    """Run a recipe: `configs/base.yaml`, what the recipe shares with others of its family (`configs/expert.yaml` for
-    `expert_pet`), its own `configs/<recipe>.yaml`, then the user's own flags and files.
-
-    Args:
-        model: root of the run.
-        data: data module.
-        recipe: name of the recipe, of its YAML and of its module.
-        args: the command line; None takes that of the process.
-
-    Raises:
-        SystemExit: 2 for a command line that cannot be understood, 1 for a run that cannot be done. Set
-            ZOO_TRACEBACK=1 to see where from.
-    """
-    # Without the second setting, flags do not reach the values that are interpolated from them.
-    set_parsing_settings(omegaconf_absolute_to_relative_paths=True, subclasses_enabled=[World])
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's, about torch
-    warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # scores are already of all ranks
-    logging.basicConfig(format="%(message)s", stream=sys.stdout)
-    logging.getLogger("zoo").setLevel(logging.INFO)
-    args = sys.argv[1:] if args is None else list(args)
-    given = list(args)
-    files = [CONFIGS / f"{name}.yaml" for name in dict.fromkeys(("base", recipe.split("_")[0], recipe))]
-    defaults = [f"--config={path}" for path in files if path.is_file()]
-    command = next((i for i, word in enumerate(args) if word in _SUBCOMMANDS), None)
-    if command is not None:
-        args = [*args[: command + 1], *defaults, *args[command + 1 :]]
-    try:
-        return RecipeCLI(model, data, recipe, args, given)
-    except (ValueError, OSError, RuntimeError, MisconfigurationException) as error:
-        # Lightning and torch wrap what happened in a worker or a rank; the cause is in the text.
-        if os.environ.get("ZOO_TRACEBACK") or isinstance(error, RuntimeError) and not _is_ours(error):
-            raise
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            error = OSError(f"{error}. The disk is full; what was saved before is intact. Free some space and go on.")
-        sys.stderr.write(f"\nerror: {error}\n(ZOO_TRACEBACK=1 shows where it was raised)\n")
-        raise SystemExit(1) from None
 
 
 class RecipeParser(LightningArgumentParser):
@@ -103,13 +59,33 @@ class RecipeParser(LightningArgumentParser):
 
 class RecipeCLI(LightningCLI):
     """LightningCLI whose flags reach interpolated values, whose runs resume where they were, and that says in the
-    end what came out."""
+    end what came out.
+
+    A kind of recipe derives from it and overrides, each time calling `super()` where there is something to call:
+    `add_arguments_to_parser` for flags of its own, `before_instantiate_classes` to settle what the flags leave open,
+    `validates` where its data may have nothing to validate on, `before_fit`, `after_training` for what follows a whole
+    fit, `tables` for how its scores are shown.
+
+    Args:
+        model: root of the run.
+        data: data module.
+        recipe: name of the recipe.
+        args: the command line with the YAML files of the recipe.
+        given: the command line as the user has typed it.
+
+    Attributes:
+        results: what was tested -> score -> value, such as `{"trained": {"test/mAP": 0.4}}`; filled by `report`.
+    """
+
+    model: ZooModule
+    datamodule: LightningDataModule
 
     def __init__(
-        self, model: type[Evaluation], data: type[InstanceData], recipe: str, args: list[str], given: list[str]
+        self, model: type[ZooModule], data: type[LightningDataModule], recipe: str, args: list[str], given: list[str]
     ) -> None:
         self.recipe, self.given = recipe, given
         self.console = Console()
+        self.results: dict[str, dict[str, float]] = {}
         super().__init__(
             model,
             data,
@@ -127,13 +103,11 @@ class RecipeCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--name", type=str, default="run", help="Name of the run; it is kept in runs/NAME.")
         parser.add_argument(
-            "--compare_with",
-            type=list[str],
-            default=[],
-            help="Cards of encoders to test beside the trained one after fit.",
+            "--monitor",
+            type=str | None,
+            default=None,
+            help="Score whose largest value makes a checkpoint the best; null for the latest.",
         )
-        parser.add_lightning_class_args(RetrievalPictures, "pictures")
-        parser.add_lightning_class_args(EmbeddingWriter, "embeddings")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         self.config = parser.parse_args(args)  # type: ignore[arg-type]
@@ -144,8 +118,9 @@ class RecipeCLI(LightningCLI):
         checkpoint = self._checkpoint()
         if checkpoint is None:
             return
-        saved = _read_checkpoint(checkpoint).get("hyper_parameters", {})
-        now = yaml.safe_load(self._parser(self.config.subcommand).dump(self.config[self.config.subcommand]))["model"]
+        saved = read_checkpoint(checkpoint).get("hyper_parameters", {})
+        subcommand = self.config.subcommand
+        now = yaml.safe_load(self._parser(subcommand).dump(self.config[subcommand], skip_none=False))["model"]
         for key in sorted(saved.keys() & now.keys()):
             if saved[key] != now[key]:
                 print(f"model.{key} is {now[key]}, the checkpoint was made with {saved[key]}")
@@ -159,14 +134,12 @@ class RecipeCLI(LightningCLI):
         return Path(path)
 
     def before_instantiate_classes(self) -> None:
-        """A resumed run goes on in its own folder, so that its curves and its best checkpoint stay in one place; a card
-        that the user names is taken at its own size; without a progress bar there is none."""
-        self._leave_sizes_of_cards_alone()
+        """A resumed run goes on in its own folder, so that its curves and its best checkpoint stay in one place;
+        without a progress bar there is none."""
         config = self.config[self.subcommand]["trainer"]
         if config.get("enable_progress_bar") is False:
             config.callbacks = [c for c in config.callbacks or [] if "ProgressBar" not in c.class_path]
-        checkpoint = self._checkpoint()
-        logger = self.config[self.subcommand]["trainer"].get("logger")
+        checkpoint, logger = self._checkpoint(), config.get("logger")
         if self.subcommand == "fit" and checkpoint is not None and hasattr(logger, "init_args"):
             run_folder = checkpoint.parent.parent
             if checkpoint.parent.name == "checkpoints" and run_folder.name.startswith("version_"):
@@ -174,71 +147,44 @@ class RecipeCLI(LightningCLI):
                 logger.init_args.name = run_folder.parent.name
                 logger.init_args.version = int(run_folder.name.removeprefix("version_"))
 
-    def _leave_sizes_of_cards_alone(self) -> None:
-        """A recipe's size is that of the card that the recipe starts from, and of no other."""
-        model = self.config[self.subcommand]["model"]
-        own = CONFIGS / f"{self.recipe}.yaml"
-        size = yaml.safe_load(own.read_text()).get("model", {}).get("size")
-        start = yaml.safe_load((CONFIGS / "expert.yaml").read_text())["model"]["init_from"]
-        typed = any(word.startswith("--model.size") for word in self.given)
-        unchanged = isinstance(model.size, tuple | list) and list(model.size) == size
-        if unchanged and model.init_from not in (None, start) and not typed:
-            model.size = None
-
     def after_instantiate_classes(self) -> None:
         if self.trainer.strategy.root_device.type == "cpu":
-            use_cpu_well(self.datamodule.workers)
+            use_cpu_well(getattr(self.datamodule, "workers", 0))
 
     # ------------------------------------------------------------------ running
 
+    @property
+    def validates(self) -> bool:
+        """Whether the data has something to choose the best checkpoint by."""
+        return True
+
     def before_fit(self) -> None:
-        if not self.datamodule.validates:
+        if not self.validates:
             for checkpoint in self.trainer.checkpoint_callbacks:
                 if str(getattr(checkpoint, "monitor", "")).startswith("val/"):
                     checkpoint.monitor = None  # type: ignore[attr-defined]  # the last epoch counts as the best
-        self.start = deepcopy(self.model.encoder)
-        self.others = self._others()  # now, not after an hour of training, is the time to miss one
-        if self.trainer.log_dir and not self._is_dry_run:
+        if self.trainer.log_dir and not self.is_dry_run:
             last = Path(self.trainer.log_dir) / "checkpoints" / "last.ckpt"
             self.say(f"If interrupted, go on with:\n  {self._command('fit', f'--ckpt_path={last}')}")
 
     def after_fit(self) -> None:
-        """Test the encoder before and after training, and others, on identities that none of them has seen."""
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
-        if not best or self._is_dry_run or self.trainer.interrupted:
-            return
-        folder = Path(self.trainer.log_dir or ".")
-        loggers = self.trainer.loggers
-        if self.datamodule.validates:  # calibrates the threshold; the scores are in the curves already
-            self.trainer.loggers = []
-            self.trainer.validate(self.model, self.datamodule, ckpt_path=best, verbose=False)
-            self.trainer.loggers = loggers
-        else:
-            self.model.load_state_dict(_read_checkpoint(Path(best))["state_dict"])
-        self._save_expert(folder / "expert", {})  # whatever the test may run into
-        if self.datamodule.tests:
-            results = {"trained": self.trainer.test(self.model, self.datamodule, verbose=False)[0]}
-            self._save_expert(folder / "expert", results["trained"])
-            self.trainer.loggers = []
-            for name, encoder in self.others.items():
-                other = Evaluation(encoder, protocol=self.model.protocol)
-                results[name] = self.trainer.test(other, self.datamodule, verbose=False)[0]
-            self.trainer.loggers = loggers
-            self._print_results({name: results[name] for name in reversed(list(results))})
-        else:
-            self.say("Nothing was tested: no identities with something to find are held out for it.")
-        self.say(
-            f"best checkpoint  {best}\nexpert           {folder / 'expert'}\npictures         {folder / 'pictures'}\n"
-            f"Look at it:  tensorboard --logdir {folder}\n"
-            "Use it:      "
-            f"python -m recipes.{self.recipe} predict --model.init_from {folder / 'expert'} --data.root PHOTOS"
-        )
+        if best and not self.is_dry_run and not self.trainer.interrupted:
+            self.after_training(Path(best))
 
-    def after_test(self) -> None:
-        self._print_results({"test": {k: float(v) for k, v in self.trainer.callback_metrics.items()}})
+    def after_training(self, best: Path) -> None:
+        """What follows a fit that has come to its end: tests, and what is kept of it.
+
+        Args:
+            best: its best checkpoint.
+        """
+        self.say_where({"best checkpoint": best})
 
     def after_validate(self) -> None:
-        self._print_results({"validate": {k: float(v) for k, v in self.trainer.callback_metrics.items()}})
+        self._report_own_scores("validate")
+
+    def after_test(self) -> None:
+        self._report_own_scores("test")
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
@@ -249,62 +195,60 @@ class RecipeCLI(LightningCLI):
         return kwargs
 
     @property
-    def _is_dry_run(self) -> bool:
+    def is_dry_run(self) -> bool:
+        """Whether the run only tries a few batches and keeps nothing."""
         return bool(self._get(self.config, "trainer").get("fast_dev_run"))
+
+    @property
+    def folder(self) -> Path:
+        """Where the run keeps what it makes. To be asked for by all processes."""
+        return Path(self.trainer.log_dir or ".")
+
+    @contextmanager
+    def without_loggers(self) -> Iterator[None]:
+        """Evaluate without a trace in the curves and pictures of the run."""
+        loggers = self.trainer.loggers
+        self.trainer.loggers = []
+        try:
+            yield
+        finally:
+            self.trainer.loggers = loggers
+
+    # ------------------------------------------------------------------ saying what came out
 
     def say(self, text: str) -> None:
         """Print once, whatever the number of processes."""
         if self.trainer.is_global_zero:
             self.console.print(text, highlight=False, soft_wrap=True)
 
-    def _save_expert(self, folder: Path, scores: Mapping[str, float]) -> None:
-        """The encoder with its card, as `zoo.load` takes it; with its head where the data asks to name by it."""
-        if not self.trainer.is_global_zero:
-            return
-        index = self.datamodule.index
-        cameras = ", images of its own camera and identity left out" if (index.cameras >= 0).any() else ""
-        zoo.save(
-            self.model.encoder,
-            folder,
-            name=re.sub(r"[^A-Za-z0-9._+-]+", "_", self._get(self.config, "name")).lstrip("._+-") or "expert",
-            overwrite=True,
-            category=self._get(self.config, "model").get("category") or "",
-            head=self.model.head_tensors() if isinstance(self.model, Expert) and len(index.rows("closed")) else None,
-            training_data=f"{self._data_names()}: {index.describe()}",
-            scores=[]
-            if not scores
-            else [
-                zoo.Score(
-                    dataset=f"{self._data_names()}, test",
-                    protocol=f"each query against the gallery by cosine similarity, itself left out by index{cameras}",
-                    date=date.today().isoformat(),
-                    values={
-                        name.removeprefix("test/"): round(scores[name], 4)
-                        for name in dict.fromkeys(["test/rank1", "test/mAP", *scores])
-                        if not re.search(r"queries|pairs|=.*/(?!rank1$|mAP$)", name)
-                    },
-                )
-            ],
-            recipe=self._command("fit"),
-        )
+    def say_where(self, kept: Mapping[str, Path], use: str | None = None) -> None:
+        """Say where things are that a fit has left, and the command that uses them."""
+        lines = [f"{what:<17}{path}" for what, path in kept.items()]
+        lines.append(f"Look at it:  tensorboard --logdir {self.folder}")
+        self.say("\n".join([*lines, f"Use it:      {use}"] if use else lines))
 
-    def _data_names(self) -> str:
-        """Names of the folders or worlds of the run, with the collections that they come from."""
-        index = self.datamodule.index
-        sources = np.unique(index.attributes["source"]) if "source" in index.attributes else [index.root.resolve().name]
-        origins = f" (of {', '.join(index.origins)})" if index.origins else ""
-        return ", ".join(sources) + origins
+    def report(self, results: Mapping[str, Mapping[str, float]]) -> None:
+        """Keep scores in `results` and print them, once.
 
-    def _others(self) -> dict[str, IdentityEncoder]:
-        """What the trained encoder is compared with: where it started, the cards asked for, and random weights."""
-        given = self._get(self.config, "model")
-        start = given["init_from"] or ("pretrained" if given["pretrained"] else "untrained")
-        others = {start: self.start}
-        others |= {name: zoo.load(name) for name in self._get(self.config, "compare_with") if name not in others}
-        if "untrained" not in others:
-            with self.model.seeded():
-                others["untrained"] = type(self.start)(**self.start.init_args())
-        return others
+        Args:
+            results: what was tested -> score -> value.
+        """
+        self.results |= {name: dict(scores) for name, scores in results.items()}
+        if self.trainer.is_global_zero:
+            for table in self.tables(results):
+                self.console.print(table)
+
+    def tables(self, results: Mapping[str, Mapping[str, float]]) -> list[Table]:
+        """How scores are shown: a line for each, a column for what was tested."""
+        table = Table("score", *results, box=SIMPLE_HEAD, pad_edge=False)
+        for column in table.columns[1:]:
+            column.justify = "right"
+        for name in dict.fromkeys(name for scores in results.values() for name in scores):
+            table.add_row(name, *(f"{scores[name]:.4g}" if name in scores else "" for scores in results.values()))
+        return [table]
+
+    def _report_own_scores(self, name: str) -> None:
+        self.report({name: {key: float(value) for key, value in self.trainer.callback_metrics.items()}})
 
     def _command(self, subcommand: str, *more: str) -> str:
         given, skip = [], False
@@ -317,11 +261,6 @@ class RecipeCLI(LightningCLI):
                 given.append(word)
         return shlex.join(["python", "-m", f"recipes.{self.recipe}", subcommand, *given, *more])
 
-    def _print_results(self, results: Mapping[str, Mapping[str, float]]) -> None:
-        if self.trainer.is_global_zero:
-            for table in result_tables(results):
-                self.console.print(table)
-
 
 class SaveRunConfig(SaveConfigCallback):
     """Keeps the configuration of training runs; testing an encoder leaves that of its training alone."""
@@ -331,12 +270,81 @@ class SaveRunConfig(SaveConfigCallback):
             super().setup(trainer, pl_module, stage)
 
 
+_CLI = TypeVar("_CLI", bound=RecipeCLI)
+
+
+def run(
+    model: type[ZooModule],
+    data: type[LightningDataModule],
+    recipe: str,
+    args: list[str] | None = None,
+    cli: type[_CLI] = RecipeCLI,  # type: ignore[assignment]  # mypy has no defaults of type variables
+) -> _CLI:
+    """Run a recipe: its YAML files, then the user's own flags and files. A process may call it many times.
+
+    Args:
+        model: root of the run.
+        data: data module.
+        recipe: name of the recipe, of its YAML and of its module.
+        args: the command line; None takes that of the process.
+        cli: the command line of this kind of recipe.
+
+    Returns:
+        What ran, with its `trainer`, `model`, `datamodule` and `results`.
+
+    Raises:
+        SystemExit: 2 for a command line that cannot be understood, 1 for a run that cannot be done. Set
+            ZOO_TRACEBACK=1 to see where from.
+    """
+    _set_up_process()
+    given = sys.argv[1:] if args is None else list(args)
+    command = next((i for i, word in enumerate(given) if word in _SUBCOMMANDS), None)
+    stacked = list(given)
+    if command is not None:
+        stacked[command + 1 : command + 1] = [f"--config={path}" for path in config_files(recipe)]
+    try:
+        # In a context of its own: that of the process would keep the parser, and with it the model, until the next run.
+        return copy_context().run(cli, model, data, recipe, stacked, given)
+    except (ValueError, OSError, RuntimeError, MisconfigurationException) as error:
+        # Lightning and torch wrap what happened in a worker or a rank; the cause is in the text.
+        if os.environ.get("ZOO_TRACEBACK") or isinstance(error, RuntimeError) and not _is_ours(error):
+            raise
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            error = OSError(f"{error}. The disk is full; what was saved before is intact. Free some space and go on.")
+        sys.stderr.write(f"\nerror: {error}\n(ZOO_TRACEBACK=1 shows where it was raised)\n")
+        raise SystemExit(1) from None
+
+
+def config_files(recipe: str) -> list[Path]:
+    """The YAML files that a recipe starts from, each laid over those before it: `base.yaml`; that of its family, the
+    part of its name before the first underscore (`expert.yaml` for `expert_pet`), where there is one; its own."""
+    names = dict.fromkeys(("base", recipe.partition("_")[0], recipe))
+    return [path for path in (CONFIGS / f"{name}.yaml" for name in names) if path.is_file()]
+
+
+def _set_up_process() -> None:
+    """Settings of the whole process; set again, they stay the same."""
+    set_parsing_settings(
+        omegaconf_absolute_to_relative_paths=True,  # else flags do not reach the values interpolated from them
+        subclasses_enabled=[World],  # of other dataclasses only the very class is accepted
+    )
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's, about torch
+    warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # scores are already of all ranks
+    logging.basicConfig(format="%(message)s", stream=sys.stdout)
+    logging.getLogger("zoo").setLevel(logging.INFO)
+
+
 def _is_ours(error: RuntimeError) -> bool:
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return Path(frame.filename).is_relative_to(Path(zoo.__file__).parent)
 
 
-def _read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What a run has saved, read without running any code of it.
+
+    Raises:
+        ValueError: the file is no checkpoint of a run, or cannot be read.
+    """
     try:
         checkpoint = torch.load(path, weights_only=True, map_location="cpu")
         if "state_dict" in checkpoint and "pytorch-lightning_version" in checkpoint:

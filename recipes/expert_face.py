@@ -2,11 +2,12 @@
 
 from experts.expert import Expert
 from recipes.cli import run
+from recipes.experts_cli import ExpertCLI
 from zoo.data.module import InstanceData
 
 
-def main(args: list[str] | None = None) -> None:
-    run(Expert, InstanceData, "expert_face", args)
+def main(args: list[str] | None = None) -> ExpertCLI:
+    return run(Expert, InstanceData, "expert_face", args, ExpertCLI)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,12 @@
 
 from experts.general import GeneralEncoder
 from recipes.cli import run
+from recipes.experts_cli import ExpertCLI
 from zoo.data.module import InstanceData
 
 
-def main(args: list[str] | None = None) -> None:
-    run(GeneralEncoder, InstanceData, "general", args)
+def main(args: list[str] | None = None) -> ExpertCLI:
+    return run(GeneralEncoder, InstanceData, "general", args, ExpertCLI)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import zoo
 from experts.expert import Expert
 from recipes import cli
+from recipes.experts_cli import ExpertCLI
 from tests.conftest import draw_identity
 from zoo.data.index import IdentityIndex
 from zoo.data.module import InstanceData
@@ -30,11 +31,11 @@ EXPERTS = {
 }
 
 
-def run(recipe: str, command: str, *flags: str) -> cli.RecipeCLI:
-    return cli.run(Expert, InstanceData, recipe, [command, *QUICK, *flags])
+def run(recipe: str, command: str, *flags: str) -> ExpertCLI:
+    return cli.run(Expert, InstanceData, recipe, [command, *QUICK, *flags], ExpertCLI)
 
 
-def run_folder(of: cli.RecipeCLI) -> Path:
+def run_folder(of: ExpertCLI) -> Path:
     return Path(of.trainer.log_dir)
 
 
@@ -57,6 +58,9 @@ def test_test_reproduces_every_score_of_the_card(recipe):
     said = card.scores[0].values
     assert {"rank1", "mAP", "far", "frr"} | expected <= set(said) <= set(found)
     assert said == pytest.approx({name: found[name] for name in said}, abs=1e-4)
+    assert list(fitted.results) == ["untrained", "trained"] and list(tested.results) == ["test"]
+    assert fitted.results["trained"] == pytest.approx(tested.results["test"], abs=1e-4)
+    assert fitted.results["untrained"]["test/queries"] == fitted.results["trained"]["test/queries"] > 0
 
 
 @pytest.fixture

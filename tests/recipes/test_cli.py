@@ -1,0 +1,223 @@
+"""The command line that all recipes share, on a root that knows nothing of identities: a line through points."""
+
+import gc
+import logging
+import re
+import sys
+import warnings
+import weakref
+from pathlib import Path
+
+import pytest
+import torch
+from jsonargparse import Namespace
+from lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+from recipes import cli
+from recipes.cli import RecipeCLI, config_files, run
+from zoo.module import Optim, ZooModule
+
+
+class Line(ZooModule):
+    """y = slope x, fitted by gradient descent.
+
+    Args:
+        start: slope before training.
+        optim: optimiser and schedule.
+        note: plain data that nothing reads.
+    """
+
+    def __init__(self, start: float = 0.0, optim: Optim = Optim(lr=0.1), note: str | None = None) -> None:  # noqa: B008
+        super().__init__(optim)
+        self.save_plain_hyperparameters()
+        self.slope = torch.nn.Parameter(torch.tensor(start))
+
+    def error(self, batch: list[Tensor]) -> Tensor:
+        x, y = batch
+        return (self.slope * x - y).abs().mean()
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        return self.error(batch)
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        self.log("val/nearness", -self.error(batch))
+
+    def test_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        self.log("test/error", self.error(batch))
+
+
+class Points(LightningDataModule):
+    """Points of y = slope x.
+
+    Args:
+        slope: of the line that they lie on.
+        held_out: whether some are kept to validate on.
+    """
+
+    def __init__(self, slope: float = 1.0, held_out: bool = True) -> None:
+        super().__init__()
+        self.slope, self.held_out = slope, held_out
+
+    def loader(self) -> DataLoader:
+        x = torch.linspace(0, 1, 8)
+        return DataLoader(TensorDataset(x, self.slope * x), batch_size=4)
+
+    def train_dataloader(self) -> DataLoader:
+        return self.loader()
+
+    def val_dataloader(self) -> DataLoader | list[DataLoader]:
+        return self.loader() if self.held_out else []
+
+    def test_dataloader(self) -> DataLoader:
+        return self.loader()
+
+
+class LineCLI(RecipeCLI):
+    """Tests what came of a fit, and tells it to whoever called."""
+
+    @property
+    def validates(self) -> bool:
+        return self.datamodule.held_out
+
+    def after_training(self, best: Path) -> None:
+        with self.without_loggers():
+            self.report({"trained": self.trainer.test(self.model, self.datamodule, ckpt_path=best, verbose=False)[0]})
+        super().after_training(best)
+
+
+QUICK = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.log_every_n_steps=1"]
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The shipped base.yaml, with a family `line` and its recipe `line_fit`."""
+    folder = tmp_path / "configs"
+    folder.mkdir()
+    (folder / "base.yaml").write_text((cli.CONFIGS / "base.yaml").read_text())
+    (folder / "line.yaml").write_text("name: family\nmonitor: val/nearness\nmodel: {note: family, start: 0.5}\n")
+    (folder / "line_fit.yaml").write_text("model: {note: recipe}\ntrainer: {max_epochs: 3}\n")
+    monkeypatch.setattr(cli, "CONFIGS", folder)
+    return folder
+
+
+def line(command: str, *flags: str, kind: type[RecipeCLI] = LineCLI) -> RecipeCLI:
+    return run(Line, Points, "line_fit", [command, *QUICK, *flags], kind)
+
+
+# ---------------------------------------------------------------------- what is laid over what
+
+
+def test_base_then_family_then_recipe_then_the_user(configs):
+    assert [path.stem for path in config_files("line_fit")] == ["base", "line", "line_fit"]
+    assert [path.stem for path in config_files("line")] == ["base", "line"], "each once"
+    assert [path.stem for path in config_files("other_recipe")] == ["base"], "what is not there is left out"
+    Path("mine.yaml").write_text("data: {slope: 3.0}\nmodel: {optim: {lr: 0.25}}\n")
+    ran = line("fit", "--trainer.fast_dev_run=1", "-c", "mine.yaml", "--model.optim.lr=0.5", kind=RecipeCLI)
+    assert ran.config.fit.name == "family"
+    assert ran.model.hparams["note"] == "recipe" and ran.model.hparams["start"] == 0.5
+    assert ran.datamodule.slope == 3.0 and ran.model.optim.lr == 0.5
+    assert ran.config.fit.trainer.max_epochs == 3 and ran.config.fit.trainer.default_root_dir == "runs/family"
+
+
+def monitored(config: Namespace) -> list[str | None]:
+    callbacks = config.fit.trainer.callbacks
+    return [c.init_args.monitor for c in callbacks if c.class_path.endswith("ModelCheckpoint")]
+
+
+def test_a_flag_says_what_the_best_checkpoint_is(configs):
+    dry = "--trainer.fast_dev_run=1"
+    assert monitored(line("fit", dry).config) == ["val/nearness", None]
+    assert monitored(line("fit", dry, "--monitor=val/other").config) == ["val/other", None]
+    assert monitored(line("fit", dry, "--monitor=null").config) == [None, None]
+
+
+# ---------------------------------------------------------------------- a run
+
+
+def test_a_fit_keeps_its_best_checkpoint_and_tells_its_scores(configs, capsys):
+    """Momentum carries the slope past the line and back: the last epoch is not the best."""
+    swings = ["--model.start=0.0", "--model.optim.name=sgd", "--model.optim.lr=0.2", "--trainer.max_epochs=4"]
+    ran = line("fit", *swings)
+    printed = capsys.readouterr().out
+    saved = torch.load("runs/family/version_0/checkpoints/best.ckpt", weights_only=True)
+    slope = float(saved["state_dict"]["slope"])
+    assert saved["epoch"] == 1
+    assert ran.results.keys() == {"trained"}
+    assert ran.results["trained"]["test/error"] == pytest.approx(abs(slope - 1) * 0.5, abs=1e-6)
+    assert float(ran.trainer.checkpoint_callback.best_model_score) == pytest.approx(-abs(slope - 1) * 0.5, abs=1e-6)
+    assert re.search(rf"test/error\s+{ran.results['trained']['test/error']:.4g}\b", printed)
+    assert "best checkpoint  runs/family/version_0/checkpoints/best.ckpt\nLook at it:  tensorboard" in printed
+    command = f"python -m recipes.line_fit fit {' '.join([*QUICK, *swings])}"
+    assert f"{command} --ckpt_path=runs/family/version_0/checkpoints/last.ckpt" in printed.replace("\n", " ")
+
+
+def test_of_data_without_validation_the_last_epoch_is_the_best(configs):
+    ran = line("fit", "--data.held_out=false", "--model.optim.lr=0.01")
+    saved = [
+        torch.load(f"runs/family/version_0/checkpoints/{name}.ckpt", weights_only=True) for name in ("best", "last")
+    ]
+    assert saved[0]["epoch"] == saved[1]["epoch"] == 2
+    assert ran.model.slope.item() == saved[1]["state_dict"]["slope"].item()
+
+
+@pytest.mark.parametrize("command, score", [("test", "test/error"), ("validate", "val/nearness")])
+def test_test_and_validate_tell_their_scores(configs, capsys, command, score):
+    ran = line(command, "--model.start=0.25")
+    assert ran.results == {command: {score: pytest.approx(0.375 * (1 if command == "test" else -1))}}
+    assert score in capsys.readouterr().out
+
+
+def test_a_dry_run_leaves_nothing_and_reports_nothing(configs, capsys):
+    assert line("fit", "--trainer.fast_dev_run=1").results == {}
+    assert not Path("runs").exists() and "If interrupted" not in capsys.readouterr().out
+
+
+def test_resumed_flags_win_and_only_what_differs_is_said(configs, capsys):
+    line("fit", "--model.start=0.5", "--trainer.max_epochs=1", "--name=first")
+    capsys.readouterr()
+    checkpoint = "--ckpt_path=runs/first/version_0/checkpoints/last.ckpt"
+    ran = line("fit", "--model.start=0.5", "--name=second", checkpoint)
+    assert "the checkpoint was made with" not in capsys.readouterr().out
+    assert ran.trainer.current_epoch == 3 and Path(ran.trainer.log_dir) == Path("runs/first/version_0")
+    assert not Path("runs/second").exists(), "a resumed run goes on in its own folder"
+    ran = line("test", "--model.note=null", "--model.optim.warmup=0.5", checkpoint)
+    said = [text for text in capsys.readouterr().out.splitlines() if "the checkpoint was made with" in text]
+    assert [text.split()[0] for text in said] == ["model.note", "model.optim"]
+    assert said[0] == "model.note is None, the checkpoint was made with recipe"
+    assert ran.model.optim.warmup == 0.5
+
+
+# ---------------------------------------------------------------------- many runs in one process
+
+
+def process_state() -> dict[str, object]:
+    names = ("", "zoo", "lightning", "lightning.pytorch", "lightning.fabric")
+    return {
+        "handlers": [list(logging.getLogger(name).handlers) for name in names],
+        "filters": list(warnings.filters),
+        "threads": torch.get_num_threads(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "path": list(sys.path),
+    }
+
+
+def test_nothing_of_a_run_stays_in_the_process(configs):
+    first = line("fit", "--trainer.max_epochs=1")
+    before, slope = process_state(), first.model.slope.item()
+    for number in range(2):
+        last = line("fit", "--trainer.max_epochs=1")
+        assert last.trainer.log_dir.endswith(f"version_{number + 1}"), "each run has a folder of its own"
+        assert last.model.slope.item() == slope and last.results == first.results, "each starts from the same seed"
+    assert process_state() == before
+    alive = [weakref.ref(thing) for thing in (first, last, first.model, last.model)]
+    del first, last
+    gc.collect()
+    assert [reference() for reference in alive] == [None] * 4
