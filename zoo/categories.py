@@ -61,7 +61,7 @@ CATEGORIES: dict[str, Category] = {
         "pet_mobilenetv3s050.world",
         Crop(("cat", "dog", "bird", "horse", "rabbit", "hamster", "fox"), margin=0.05),
     ),
-    "object": Category("object", "object_mobilenetv3s050.world", Crop(margin=0.05)),
+    "object": Category("product", "object_mobilenetv3s050.world", Crop(margin=0.05)),
 }
 
 

@@ -1,0 +1,117 @@
+"""`python -m recipes.conversations`: what it writes, prints and refuses."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from recipes import conversations as recipe
+from recipes.__main__ import recipes
+from zoo.data.conversations import Conversations
+from zoo.pictures import GREEN, RED
+from zoo.world import Persons, Pets
+
+ENCODER = "general_mobilenetv3s050.world"
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def run(*flags: str) -> int:
+    return recipe.main([*flags, "--workers", "0"])
+
+
+def frames(path) -> dict[tuple[int, int, int], int]:
+    """How many frames of a colour are on a sheet, in pixels of one frame of 120 pixels, 4 of them wide."""
+    pixels = np.asarray(Image.open(path).convert("RGB")).reshape(-1, 3)
+    one = 120**2 - 112**2
+    return {colour: int((pixels == colour).all(1).sum()) // one for colour in (GREEN, RED)}
+
+
+def test_a_folder_of_photos(photos, tmp_path, capsys):
+    flags = ["--root", str(photos), "--category", "pet", "--k", "3", "--out", str(tmp_path)]
+    flags += ["--tau_quantile", "0.2", "0.5"]
+    assert run(*flags, "--at_most", "train=20", "test=10", "--sheets", "4") == 0
+    made = Conversations.load(tmp_path / "pet.parquet", photos)
+    made.check(ENCODER)
+    assert made.meta["encoder"]["name"] == ENCODER
+    split, level = made.column("split"), made.column("level")
+    assert set(level) == {"quantile=0.2", "quantile=0.5"}, "no taus unless they are asked for"
+    counts = {(s, name): int(((split == s) & (level == name)).sum()) for s in ("train", "test") for name in set(level)}
+    assert counts["train", "quantile=0.2"] == 20 and counts["test", "quantile=0.2"] == 10
+    out = capsys.readouterr().out
+    table = [line.split() for line in out.splitlines() if line.split()[1:2] == ["quantile=0.2"]]
+    assert [row[0] for row in table] == ["train", "val", "test"]
+    assert table[0][3:6] == ["20", "0", "0"] and table[1][3:] == ["0", "0", "8"], "made, and skipped for either reason"
+    here = made.select((split == "train") & (level == "quantile=0.2"))
+    wrong = [v for c in here for place, v in enumerate(c.similarities, 1) if place != c.answer]
+    assert table[0][6] == f"{np.mean(wrong):.3f}" and f"{len(made)} conversations" in out
+    assert frames(tmp_path / "pet_test_quantile=0.2.png") == {GREEN: 4, RED: 8}
+    assert (tmp_path / "pet_test_quantile=0.5.png").is_file()
+
+
+def test_galleries_of_several_sizes_and_without_a_match(photos, tmp_path):
+    flags = ["--root", str(photos), "--category", "object", "--out", str(tmp_path), "--split", "train"]
+    assert run(*flags, "--tau", "-1", "--k", "2", "4", "--no_match", "0.5", "--sheets", "0", "--per_query", "2") == 0
+    made = Conversations.load(tmp_path / "object.parquet", photos)
+    assert set(made.column("k")) == {2, 3, 4} and set(made.column("split")) == {"train"}
+    assert (made.column("answer") == 0).mean() == 0.5 and len(made) == 96
+    assert not list(tmp_path.glob("*.png"))
+
+
+def test_the_same_seed_makes_the_same_file_and_another_one_does_not(photos, tmp_path):
+    for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):
+        flags = ["--root", str(photos), "--category", "pet", "--tau", "-1", "--k", "3", "--seed", seed, "--sheets", "0"]
+        assert run(*flags, "--out", str(tmp_path / name)) == 0
+    a, b, c = ([*Conversations.load(tmp_path / name / "pet.parquet", photos)] for name in "abc")
+    assert a == b and a != c
+
+
+def test_the_world_by_default(tmp_path, monkeypatch, capsys):
+    """A small world in place of the default one; its manifest finds the images by itself."""
+    pets = lambda: Pets(families=6, members=2, views=3, size=32)  # noqa: E731
+    persons = lambda: Persons(families=6, members=2, views=6, size=32)  # noqa: E731
+    monkeypatch.setattr(recipe, "WINGS", {"person": persons, "pet": pets})
+    monkeypatch.chdir(tmp_path)
+    assert run("--k", "2") == 0
+    capsys.readouterr()
+    for category in ("person", "pet"):
+        made = Conversations.load(f"runs/conversations/{category}.parquet")
+        made.check(ENCODER)
+        assert set(made.column("category")) == {category} and made.column("tau").min() == 0.2
+        assert [rule["tau"] for rule in made.meta["rules"]] == [0.2, 0.5, 0.8]
+        assert list((tmp_path / "runs/conversations").glob(f"{category}_test_tau=*.png"))
+    made = Conversations.load("runs/conversations/person.parquet")
+    cameras = [[image.path.split("_c")[1][0] for image in (c.query, c.gallery[c.answer - 1])] for c in made]
+    assert len(cameras) and all(query != positive for query, positive in cameras)
+    assert run("--category", "face") == 1
+    assert "The world has no face. It has person, pet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--root", "ROOT"], "Give --category"),
+        (["--reader", "folder"], "Give --root"),
+        (["--root", "nowhere", "--category", "pet"], "nowhere"),
+        (["--root", "ROOT", "--category", "pet", "--encoder", "nothing"], "Unknown model 'nothing'"),
+        (["--root", "ROOT", "--category", "pet", "--tau", "2"], "from -1 to 1"),
+        (["--root", "ROOT", "--category", "pet", "--tau_quantile", "1"], "below 1"),
+        (["--root", "ROOT", "--category", "pet", "--k", "5", "3"], "fewest <= most"),
+        (["--root", "ROOT", "--category", "pet", "--k", "1", "2", "3"], "--k has 3 values"),
+        (["--root", "ROOT", "--category", "pet", "--at_most", "test=many"], "test=500"),
+        (["--root", "ROOT", "--category", "pet", "--at_most", "tset=5"], "at_most names tset"),
+        (["--root", "ROOT", "--category", "pet", "--reader", "markt1501"], "Did you mean 'market1501'"),
+    ],
+)
+def test_errors_are_sentences(photos, tmp_path, monkeypatch, capsys, flags, said):
+    monkeypatch.chdir(tmp_path)
+    assert run(*[str(photos) if flag == "ROOT" else flag for flag in flags]) == 1
+    captured = capsys.readouterr().err
+    assert captured.startswith("error: ") and said in captured and "Traceback" not in captured
+    assert not list(tmp_path.iterdir())
+
+
+def test_it_is_listed():
+    assert recipes()["conversations"].startswith("Make in-context conversations")
