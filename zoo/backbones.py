@@ -59,6 +59,45 @@ class TimmEncoder(IdentityEncoder):
     def neck(self, features: Tensor) -> Tensor:
         return features if self.bnneck is None else self.bnneck(features)
 
+    def tokens(self, images: Tensor) -> Tensor:
+        """What the trunk says of each place of an image, before the neck.
+
+        A transformer's patch tokens, class and register tokens left out; or a map's places row by row, each through
+        the layers that stand between pooling and `features`, as if the map had no other. Where these are linear, as
+        without any, and the pooling is a mean, the mean of the tokens is `features`.
+
+        Args:
+            images: (B, 3, H, W), normalised by `transform`.
+
+        Returns:
+            (B, M, embed_dim)
+
+        Raises:
+            TypeError: a trunk that gives no tokens of the width of its features.
+        """
+        trunk: Any = self.trunk
+        found = trunk.forward_features(images.contiguous(memory_format=torch.channels_last))
+        says_which = hasattr(trunk, "num_prefix_tokens") or not hasattr(trunk, "cls_token")
+        match getattr(found, "ndim", 0):
+            case 3 if says_which:
+                patches = found[:, getattr(trunk, "num_prefix_tokens", 0) :]
+                tokens = getattr(trunk, "fc_norm", nn.Identity())(patches)
+            case 4:
+                last = getattr(trunk, "output_fmt", "NCHW") == "NHWC"
+                places = found if last else found.permute(0, 2, 3, 1)
+                alone = places.reshape(-1, 1, 1, places.shape[3])
+                head = trunk.forward_head(alone if last else alone.permute(0, 3, 1, 2), pre_logits=True)
+                tokens = head.view(*places.shape[:3], head.shape[-1]).flatten(1, 2)
+            case _:
+                tokens = None
+        if tokens is None or tokens.shape[2] != self.embed_dim:
+            width = "none" if tokens is None else f"such of {tokens.shape[2]}"
+            raise TypeError(
+                f"{self._init_args['backbone']!r} with pool={self._init_args['pool']!r} gives no tokens of width "
+                f"{self.embed_dim}, only {width}. Use an adapter that takes a vector, or another backbone or pool."
+            )
+        return tokens
+
     def resize(self, size: int | tuple[int, int]) -> None:
         """Take images of another size from now on; a transformer's position embeddings are resampled.
 

@@ -1,10 +1,11 @@
 """What a part must offer to be interchangeable: base classes and the batches that travel between parts."""
 
 from abc import abstractmethod
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.cardfile import Threshold
@@ -101,14 +102,83 @@ class IdentityEncoder(ZooModule):
         )
 
 
+@dataclass(frozen=True)
+class PaddedImages:
+    """J of I packed images, side by side, each padded to the N tokens of the longest: softmax and products run over
+    whole images without a loop.
+
+    Args:
+        rows: (R,) int64, which packed tokens are theirs.
+        slots: (R,) int64, where in the J * N places each of them goes.
+        present: (J, N) bool, False where an image is padded.
+    """
+
+    rows: Tensor
+    slots: Tensor
+    present: Tensor
+
+    @classmethod
+    def of(cls, cu_seqlens: Tensor, chosen: Tensor) -> "PaddedImages":
+        """Those of the images that are `chosen` (I,) bool; each must have a token."""
+        counts = cu_seqlens.diff()
+        image = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
+        rows = chosen[image].nonzero().squeeze(1)
+        counts, image = counts[chosen], image[rows]
+        longest = int(counts.max()) if len(counts) else 0
+        slots = (chosen.cumsum(0) - 1)[image] * longest + rows - cu_seqlens[image]
+        return cls(rows, slots, torch.arange(longest, device=counts.device) < counts[:, None])
+
+    def pad(self, packed: Tensor) -> Tensor:
+        """(T, D) of all images -> (J, N, D), 0 where an image is padded."""
+        padded = packed.new_zeros(self.present.numel(), packed.shape[1])
+        return padded.index_copy(0, self.slots, packed[self.rows]).view(*self.present.shape, -1)
+
+    def pack(self, padded: Tensor, total: int) -> Tensor:
+        """(J, N, D) -> (total, D) of all images, exactly 0 for the others."""
+        packed = padded.new_zeros(total, padded.shape[2])
+        return packed.index_copy(0, self.rows, padded.flatten(0, 1)[self.slots])
+
+
 class FusionAdapter(ZooModule):
     """Turns what an expert says of an image into an update of the image's tokens.
 
     Built as `factory(token_dim, identity_dim)`; its MLP is inside. The injector sums the updates of several
     adapters, all computed from the same tokens, and adds them.
+
+    Subclasses implement `update_images`, the formula for images that have something to listen to. Packing, images
+    that have not, types and the gate are done here. An identity may be several vectors: several persons in an image,
+    or the patch tokens of one.
+
+    Args:
+        token_dim: D, width of an image token.
+        identity_dim: E, width of an identity vector.
+        gate: multiply the update by a scalar that is learned from 0, so that an untrained adapter changes nothing.
     """
 
+    gate: nn.Parameter | None
+
+    def __init__(self, token_dim: int, identity_dim: int, gate: bool = True) -> None:
+        super().__init__()
+        self.token_dim, self.identity_dim = token_dim, identity_dim
+        self.gate = nn.Parameter(torch.zeros(())) if gate else None
+
     @abstractmethod
+    def update_images(
+        self, tokens: Tensor, present: Tensor, identity: Tensor, mask: Tensor, return_attention: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """The update before the gate, for J images of at least one token and one valid identity each.
+
+        Args:
+            tokens: (J, N, D), 0 where an image is padded; the update there is dropped.
+            present: (J, N) bool, False where an image is padded.
+            identity: (J, M, E), 0 where invalid.
+            mask: (J, M) bool, which identities are valid, at least one of each image.
+            return_attention: whether the attention is wanted.
+
+        Returns:
+            the update (J, N, D), and the attention (J, N, M), 0 for invalid identities, or None.
+        """
+
     def forward(
         self,
         tokens: Tensor,
@@ -121,10 +191,58 @@ class FusionAdapter(ZooModule):
         Args:
             tokens: (T, D), the tokens of I images packed one after another.
             cu_seqlens: (I + 1,) int, the tokens of image i are tokens[cu_seqlens[i]:cu_seqlens[i + 1]].
-            identity: (I, M, E), M identity vectors or patch tokens of each image.
+            identity: (I, M, E), M identity vectors or patch tokens of each image; anything, also nan, where invalid.
             mask: (I, M) bool, which of them are valid; an image without a valid one gets a zero update.
             return_attention: also return how much each token listens.
 
         Returns:
-            the gated update (T, D), and with `return_attention` the attention (T, M).
+            the gated update (T, D) in the type of the tokens, and with `return_attention` the attention (T, M) in
+            float32, both exactly 0 in images without a valid identity.
+
+        Raises:
+            ValueError: shapes that do not fit together or the adapter.
         """
+        self._check(tokens, cu_seqlens, identity, mask)
+        chosen = mask.any(dim=1) & (cu_seqlens.diff() > 0)
+        images = PaddedImages.of(cu_seqlens, chosen)
+        attention = tokens.new_zeros(len(tokens), mask.shape[1], dtype=torch.float32)
+        if not len(images.rows):
+            update = self._nothing(tokens)
+        else:
+            valid = mask[chosen]
+            vectors = identity[chosen].masked_fill(~valid[..., None], 0)
+            padded, listened = self.update_images(images.pad(tokens), images.present, vectors, valid, return_attention)
+            update = images.pack(padded if self.gate is None else self.gate * padded, len(tokens)).to(tokens.dtype)
+            attention = attention if listened is None else images.pack(listened.float(), len(tokens))
+        return (update, attention) if return_attention else update
+
+    def _nothing(self, tokens: Tensor) -> Tensor:
+        """A zero update that still hangs on every parameter: all ranks of a run must send gradients for all of them.
+
+        Sums over no element are 0 also where a parameter is not finite.
+        """
+        zeros = [parameter.flatten()[:0].sum() for parameter in self.parameters() if parameter.requires_grad]
+        return torch.zeros_like(tokens) + sum(zeros, tokens.new_zeros(())).to(tokens.dtype)
+
+    def _check(self, tokens: Tensor, cu_seqlens: Tensor, identity: Tensor, mask: Tensor) -> None:
+        images = len(cu_seqlens) - 1
+        fits = (
+            tokens.ndim == 2
+            and identity.ndim == 3
+            and tokens.shape[1] == self.token_dim
+            and identity.shape[2] == self.identity_dim
+            and mask.shape == identity.shape[:2]
+            and mask.dtype == torch.bool
+            and len(mask) == images
+        )
+        if not fits:
+            raise ValueError(
+                f"tokens {tuple(tokens.shape)}, {images} images in cu_seqlens, identity {tuple(identity.shape)} and "
+                f"mask {tuple(mask.shape)} {mask.dtype} do not fit this {type(self).__name__}: it takes tokens "
+                f"(T, {self.token_dim}), identity (I, M, {self.identity_dim}) and mask (I, M) bool."
+            )
+        if int(cu_seqlens[0]) != 0 or int(cu_seqlens[-1]) != len(tokens):
+            raise ValueError(
+                f"cu_seqlens runs from {int(cu_seqlens[0])} to {int(cu_seqlens[-1])}, but there are {len(tokens)} "
+                "tokens. Start it at 0 and end it at their number."
+            )

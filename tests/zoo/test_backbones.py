@@ -88,3 +88,78 @@ def test_options_reach_the_architecture_and_its_card(tmp_path):
     assert zoo.card(tmp_path / "encoder").init["options"] == {"drop_path_rate": 0.2}
     with pytest.raises(ValueError, match="could not build backbone 'test_vit'.*drop_pth_rate"):
         TimmEncoder("test_vit", options={"drop_pth_rate": 0.2})
+
+
+@pytest.mark.parametrize(
+    ("backbone", "pool"),
+    [
+        *(("mobilenetv3_small_050", pool) for pool in (None, "max", "avgmax")),
+        *(("test_resnet", pool) for pool in (None, "max", "avgmax", "catavgmax")),
+        *(("test_convnext", pool) for pool in (None, "max")),
+    ],
+)
+def test_tokens_of_a_map_go_through_the_head_one_by_one(backbone, pool):
+    """So those of an image with a single place are its features, whatever pools them."""
+    torch.manual_seed(0)
+    encoder = TimmEncoder(backbone, size=96, pool=pool).eval()
+    images = torch.randn(2, 3, 96, 96)
+    tokens = encoder.tokens(images)
+    places = encoder.trunk.forward_features(images).shape[2:]
+    assert tokens.shape == (2, places[0] * places[1], encoder.embed_dim) and places == (3, 3)
+    single = images[..., :32, :32]
+    assert torch.allclose(encoder.tokens(single)[:, 0], encoder.features(single), atol=1e-6)
+    assert tokens[:, 0].sub(tokens[:, 4]).abs().max() > 1e-6
+    assert torch.allclose(encoder.tokens(images[:1]), tokens[:1], atol=1e-5), "batched equals single"
+    assert encoder.tokens(images[:0]).shape == (0, *tokens.shape[1:])
+
+
+@pytest.mark.parametrize("backbone", ["test_resnet", "test_efficientnet", "swin_s3_tiny_224"])
+def test_the_mean_of_tokens_is_features_where_nothing_stands_between(backbone):
+    torch.manual_seed(0)
+    encoder = TimmEncoder(backbone).eval()
+    images = torch.randn(2, 3, *encoder.transform.size)
+    assert torch.allclose(encoder.tokens(images).mean(dim=1), encoder.features(images), atol=1e-5)
+
+
+def test_places_are_numbered_row_by_row():
+    encoder = TimmEncoder("test_resnet", size=(64, 128)).eval()
+    images = torch.randn(1, 3, 64, 128)
+    found = encoder.trunk.forward_features(images)
+    rows, columns = found.shape[2:]
+    tokens = encoder.tokens(images)
+    assert rows < columns and torch.allclose(tokens[0, columns + 2], found[0, :, 1, 2], atol=1e-6)
+
+
+def test_a_head_between_is_linear_before_its_activation():
+    """MobileNetV3 puts a convolution and an activation between pooling and features."""
+    encoder = TimmEncoder("mobilenetv3_small_050", size=96).eval()
+    encoder.trunk.act2 = torch.nn.Identity()
+    images = torch.randn(2, 3, 96, 96)
+    assert torch.allclose(encoder.tokens(images).mean(dim=1), encoder.features(images), atol=1e-6)
+
+
+@pytest.mark.parametrize(("backbone", "pool"), [("test_vit", "avg"), ("test_vit", None), ("test_vit3", None)])
+def test_tokens_of_a_transformer_are_its_patches(backbone, pool):
+    torch.manual_seed(0)
+    encoder = TimmEncoder(backbone, size=64, pool=pool).eval()
+    trunk, images = encoder.trunk, torch.randn(2, 3, 64, 64)
+    tokens = encoder.tokens(images)
+    assert tokens.shape == (2, 16, encoder.embed_dim)
+    patches = trunk.forward_features(images)[:, trunk.num_prefix_tokens :]
+    assert torch.equal(tokens, trunk.fc_norm(patches))
+    if trunk.global_pool == "avg":
+        assert torch.allclose(trunk.fc_norm(patches.mean(dim=1)), encoder.features(images), atol=1e-5)
+
+
+def test_tokens_reach_the_trunk_by_gradients_but_not_the_neck():
+    encoder = TimmEncoder("test_resnet", size=64)
+    encoder.tokens(torch.randn(2, 3, 64, 64)).square().mean().backward()
+    assert encoder.bnneck.weight.grad is None
+    assert all(parameter.grad is not None for parameter in encoder.trunk.parameters())
+
+
+@pytest.mark.parametrize("backbone", ["pit_ti_224", "crossvit_tiny_240"])
+def test_a_trunk_without_patch_tokens_says_so(backbone):
+    encoder = TimmEncoder(backbone).eval()
+    with pytest.raises(TypeError, match=f"'{backbone}'.*gives no tokens of width {encoder.embed_dim}"):
+        encoder.tokens(torch.randn(1, 3, *encoder.transform.size))

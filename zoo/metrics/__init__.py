@@ -6,6 +6,7 @@
 - `VerificationMetrics`: ROC-AUC, EER, k-fold accuracy and TAR@FAR of given pairs; `roc_auc`, `equal_error_rate`,
   `tar_at_far`, `best_threshold`, `k_fold_accuracy` of plain scores.
 - `error_curve`, `ErrorCurve`: false acceptance and rejection over thresholds, to calibrate one.
+- `ChoiceAccuracy`: multiple choice, overall, in groups, and how many answers could not be read.
 - `open_set_scores`: identification where some who ask are not enrolled.
 - `reranked_blocks`, `expand_queries`, `expand_database`: better rankings from the same embeddings.
 - `exact_search`, `VectorIndex`: nearest neighbours in galleries beyond memory.
@@ -14,6 +15,7 @@
 - `positive_ranks`, `similarity_blocks`, `scored_blocks`: what they are made of, in bounded memory.
 """
 
+from zoo.metrics.choice import UNPARSED, ChoiceAccuracy
 from zoo.metrics.histogram import SimilarityHistogram, similarity_histogram
 from zoo.metrics.ranking import (
     BLOCK_BYTES,
@@ -42,6 +44,8 @@ from zoo.metrics.verification import (
 __all__ = [
     "BLOCK_BYTES",
     "TIE_WIDTH",
+    "UNPARSED",
+    "ChoiceAccuracy",
     "EmbeddingSet",
     "ErrorCurve",
     "OpenSetScores",
