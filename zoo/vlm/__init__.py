@@ -1,0 +1,1 @@
+"""Vision-language models: their families, batches, prompts, and experts put into them."""

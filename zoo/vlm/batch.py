@@ -1,0 +1,387 @@
+"""From conversations with images to what a vision-language model and its experts take."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from zoo.categories import Box, find_category
+from zoo.data.images import to_rgb
+from zoo.data.transforms import Transform
+from zoo.vlm.families import Family
+
+#: labels of tokens that are not learned, as torch's cross entropy has it
+IGNORED = -100
+
+#: longer side over shorter side; transformers refuses more for the Qwen families
+_MOST_RATIO = 200
+
+
+class UnfitImage(ValueError):
+    """An image that the model or an expert cannot take; the message names it, says why and what to do."""
+
+
+class Detection(NamedTuple):
+    """What a detector found: its label, x, y, w, h in pixels, and how sure it is, in [0, 1]."""
+
+    label: str
+    box: Box
+    score: float
+
+
+Detector = Callable[[Image.Image], Sequence[Detection]]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One conversation to learn from or to be answered.
+
+    Args:
+        messages: chat messages, `{"role": ..., "content": [{"type": "text", "text": ...}, {"type": "image", "image":
+            PIL image}, ...]}`; content that is a plain text is one such entry.
+        answer: what the model shall say.
+        source: what the example was made from; it travels with the batch.
+        keys: what the feature cache knows each image by, in reading order.
+        categories: expert category of each image, None for none; () where no image has one.
+        boxes: x, y, w, h in pixels of what the expert shall see of each image, None where unknown; () for no box.
+        names: what errors call each image, such as its path; () for its key.
+    """
+
+    messages: Sequence[Mapping[str, Any]]
+    answer: str
+    source: Any
+    keys: tuple[str, ...]
+    categories: tuple[str | None, ...] = ()
+    boxes: tuple[Box | None, ...] = ()
+    names: tuple[str, ...] = ()
+
+
+@dataclass
+class ExpertImages:
+    """J images for the expert of one category.
+
+    Args:
+        pixels: (J, 3, H, W) uint8, of the expert's input size; its transform normalises them on the device. None of
+            them, (0, 3, H, W), in a batch without pixels.
+        image: (J,) int64, which image of the batch each was cut from.
+        keys: (J,) what a cache of the expert's features knows each crop by, see `crop_key`.
+    """
+
+    pixels: Tensor
+    image: Tensor
+    keys: tuple[str, ...] = ()
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "ExpertImages":
+        """The same on another device."""
+        return ExpertImages(
+            self.pixels.to(device, non_blocking=non_blocking),
+            self.image.to(device, non_blocking=non_blocking),
+            self.keys,
+        )
+
+
+def crop_key(key: str, box: Box | None) -> str:
+    """What a crop is known by: the key of its image, and the supplied box in pixels, if there is one."""
+    return key if box is None else f"{key}[{', '.join(f'{float(side):.3f}' for side in box)}]"
+
+
+@dataclass
+class VLMBatch:
+    """B conversations of at most L tokens, with I images packed in reading order over the whole batch.
+
+    Args:
+        input_ids: (B, L).
+        attention_mask: (B, L), 0 where padded.
+        labels: (B, L), -100 outside the answers.
+        vision: the image fields of the processor: `pixel_values`, `image_grid_thw`; without pixels when cached.
+        text: further fields of each token, such as `mm_token_type_ids` (B, L).
+        image_tokens: (I,) int64, tokens of each image in the language model.
+        experts: images for each expert, by category; J = 0 where none of this batch is of its category.
+        keys: (I,) what the feature cache knows each image by.
+        examples: (B,) what the batch was made from.
+        skipped: "path: reason" of every example left out.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    labels: Tensor
+    vision: dict[str, Tensor]
+    text: dict[str, Tensor]
+    image_tokens: Tensor
+    experts: dict[str, ExpertImages]
+    keys: tuple[str, ...]
+    examples: tuple[Any, ...]
+    skipped: tuple[str, ...] = ()
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "VLMBatch":
+        """The same on another device."""
+        return VLMBatch(**{field.name: _to(getattr(self, field.name), device, non_blocking) for field in fields(self)})
+
+
+def _to(value: Any, device: torch.device | str, non_blocking: bool) -> Any:
+    if isinstance(value, dict):
+        return {name: _to(part, device, non_blocking) for name, part in value.items()}
+    return value.to(device, non_blocking=non_blocking) if isinstance(value, Tensor | ExpertImages) else value
+
+
+class VLMProcessor:
+    """Makes batches of a family's models. It can be pickled, for worker processes.
+
+    Prompts follow the model's own chat template; its end-of-turn token is its tokenizer's `eos_token`. An answer is
+    tokenised by itself, with the end of turn, and follows the prompt's tokens. The VLM sees whole images; an expert
+    sees the supplied box, else the largest fitting detection, each with its category's margin, else the whole image.
+
+    Args:
+        processor: of Hugging Face, as `load_vlm` gives it.
+        family: of the model.
+        config: of the model.
+        min_tokens: fewest tokens of an image in the language model; None for the processor's own setting. Smaller
+            images are enlarged where the family can.
+        max_tokens: most tokens of an image; larger images are reduced where the family can.
+        experts: category -> what its expert expects of its input.
+        detector: RGB image -> what it shows and where.
+        least_score: detections below are ignored.
+
+    Raises:
+        ValueError: an impossible budget, or an unknown category.
+    """
+
+    def __init__(
+        self,
+        processor: Any,
+        family: Family,
+        config: Any,
+        min_tokens: int | None = None,
+        max_tokens: int | None = None,
+        experts: Mapping[str, Transform] | None = None,
+        detector: Detector | None = None,
+        least_score: float = 0.5,
+    ) -> None:
+        self.budget = (1 if min_tokens is None else min_tokens, float("inf") if max_tokens is None else max_tokens)
+        if not 1 <= self.budget[0] <= self.budget[1]:
+            raise ValueError(
+                f"min_tokens {min_tokens} and max_tokens {max_tokens} leave no room for an image. "
+                "Give 1 <= min_tokens <= max_tokens."
+            )
+        self.processor, self.family, self.config = processor, family, config
+        self.detector, self.least_score = detector, least_score
+        self.options = family.image_options(processor, min_tokens, max_tokens)
+        self.crops = {name: find_category(name).crop for name in experts or {}}
+        self.sizes = {name: transform.size for name, transform in (experts or {}).items()}
+        self.pipelines = {name: transform.compose() for name, transform in (experts or {}).items()}
+
+    def __call__(
+        self,
+        examples: Sequence[Example],
+        *,
+        with_pixels: bool = True,
+        for_generation: bool = False,
+        skipped: Iterable[str] = (),
+    ) -> VLMBatch:
+        """A batch: padded on the right with answers, or on the left without them, for generation.
+
+        Args:
+            examples: one or more.
+            with_pixels: False where the features are cached, those of the experts too: only their numbers are worked
+                out, from the image sizes. Of each image, only `size` and `mode` are then looked at.
+            for_generation: prompts only.
+            skipped: what to say of examples that were left out before.
+
+        Raises:
+            UnfitImage: an image that breaks the budget, is hardly more than a line, or has a box outside of it.
+            ValueError: no example, or one whose parts do not fit each other.
+        """
+        if not examples:
+            raise ValueError("There is no example to make a batch of. Give one or more.")
+        if not with_pixels and self.family.deepstack:
+            raise ValueError(
+                f"{self.family.name} has DeepStack features that no cache keeps. Use it without a feature cache."
+            )
+        pictures = [_pictures(example) for example in examples]
+        images = [image for several in pictures for image in several]
+        names = [name for example in examples for name in example.names or example.keys]
+        vision, counts = self._measure(names, images)
+        prompts = self._prompts(examples, [len(several) for several in pictures], counts)
+        answers = [[] if for_generation else self._answer(example) for example in examples]
+        if with_pixels and images:
+            vision = self._pixels(images, vision)
+        ids, mask, labels = self._pad(prompts, answers, left=for_generation)
+        types = {"mm_token_type_ids": (ids == self.family.placeholder(self.processor)).long()}
+        return VLMBatch(
+            input_ids=ids,
+            attention_mask=mask,
+            labels=labels,
+            vision=vision,
+            text=types if self.family.token_types else {},
+            image_tokens=torch.tensor(counts, dtype=torch.int64),
+            experts=self._experts(examples, images, names, with_pixels),
+            keys=tuple(key for example in examples for key in example.keys),
+            examples=tuple(example.source for example in examples),
+            skipped=tuple(skipped),
+        )
+
+    def unfit(self, example: Example) -> str | None:
+        """Why an example's images cannot be taken, for those who would rather leave it out; None where they can."""
+        try:
+            self._measure(example.names or example.keys, _pictures(example))
+        except UnfitImage as error:
+            return str(error)
+        return None
+
+    # ------------------------------------------------------------------ images
+
+    def _measure(self, names: Sequence[str], images: Sequence[Image.Image]) -> tuple[dict[str, Tensor], list[int]]:
+        """The vision fields that need no pixels, and the tokens of each image."""
+        if not images:
+            return {}, []
+        sizes = [image.size for image in images]
+        for name, (width, height) in zip(names, sizes, strict=True):
+            if max(width, height) > _MOST_RATIO * min(width, height):
+                raise UnfitImage(
+                    f"{name}: {width} x {height} pixels are hardly more than a line. Its longer side may be at most "
+                    f"{_MOST_RATIO} times the shorter one: crop it or leave it out."
+                )
+        vision = self.family.grid(self.processor, self.options, [(height, width) for width, height in sizes])
+        counts = self.family.tokens(self.processor, self.config, vision, len(images))
+        for name, (width, height), count in zip(names, sizes, counts, strict=True):
+            if not self.budget[0] <= count <= self.budget[1]:
+                raise UnfitImage(
+                    f"{name}: {width} x {height} pixels take {count} tokens, outside the budget of {self.budget[0]} to "
+                    f"{self.budget[1]}. Widen min_tokens and max_tokens, crop the image, or leave it out."
+                )
+        return vision, counts
+
+    def _pixels(self, images: Sequence[Image.Image], measured: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        made = self.processor.image_processor(images=list(images), return_tensors="pt", **self.options)
+        for name, value in measured.items():
+            if not torch.equal(made[name], value):
+                raise ValueError(
+                    f"The image processor of this {self.family.name} gives {name} {made[name].tolist()} where "
+                    f"{value.tolist()} was expected of the image sizes. Mend its entry in zoo/vlm/families.py."
+                )
+        return {"pixel_values": made["pixel_values"], **measured}
+
+    def _experts(
+        self, examples: Sequence[Example], images: Sequence[Image.Image], names: Sequence[str], with_pixels: bool
+    ) -> dict[str, ExpertImages]:
+        keys = [key for example in examples for key in example.keys]
+        categories = [c for example in examples for c in example.categories or [None] * len(example.keys)]
+        boxes = [box for example in examples for box in example.boxes or [None] * len(example.keys)]
+        found = {}
+        for category, pipeline in self.pipelines.items():
+            rows = [row for row, of in enumerate(categories) if of == category]
+            seen = rows if with_pixels else []
+            pixels = [pipeline(self._crop(category, images[row], boxes[row], names[row])) for row in seen]
+            found[category] = ExpertImages(
+                torch.stack(pixels) if pixels else torch.zeros(0, 3, *self.sizes[category], dtype=torch.uint8),
+                torch.tensor(rows, dtype=torch.int64),
+                tuple(crop_key(keys[row], boxes[row]) for row in rows),
+            )
+        return found
+
+    def _crop(self, category: str, image: Image.Image, box: Box | None, name: str) -> Image.Image:
+        """What the expert of a category sees of an image."""
+        crop = self.crops[category]
+        if box is not None:
+            x, y, w, h = replace(crop, labels=()).box([("", box)], *image.size)
+        else:
+            detections = self.detector(image) if self.detector is not None else ()
+            sure = [(label, found) for label, found, score in detections if score >= self.least_score]
+            x, y, w, h = crop.box(sure, *image.size)
+        left, top, right, bottom = round(x), round(y), round(x + w), round(y + h)
+        if not (0 <= left < right <= image.width and 0 <= top < bottom <= image.height):
+            raise UnfitImage(
+                f"{name}: the box {box or (x, y, w, h)} holds nothing of {image.width} x {image.height} pixels. "
+                "Give x, y, w, h in pixels inside the image, or none."
+            )
+        return image.crop((left, top, right, bottom))
+
+    # ------------------------------------------------------------------ tokens
+
+    def _prompts(self, examples: Sequence[Example], images: Sequence[int], counts: Sequence[int]) -> list[list[int]]:
+        """Token ids of every prompt, each placeholder repeated for every token of its image."""
+        token = self.processor.image_token
+        before, after = self.family.wrap(self.processor)
+        texts, wanted, start = [], [], 0
+        for example, number in zip(examples, images, strict=True):
+            several = counts[start : start + number]
+            text = self.processor.apply_chat_template(
+                _without_pictures(example.messages), tokenize=False, add_generation_prompt=True
+            )
+            pieces = text.split(token)
+            if len(pieces) - 1 != number:
+                raise ValueError(
+                    f"The prompt of {example.source!r} has {len(pieces) - 1} placeholders {token!r} for {number} "
+                    "images. Keep the placeholder out of the text, and check the chat template."
+                )
+            inserts = [before + token * count + after for count in several]
+            texts.append("".join(a + b for a, b in zip(pieces, [*inserts, ""], strict=True)))
+            wanted.append(sum(several))
+            start += number
+        ids = self.processor.tokenizer(texts)["input_ids"]
+        for example, row, expected in zip(examples, ids, wanted, strict=True):
+            found = row.count(self.family.placeholder(self.processor))
+            if found != expected:
+                raise ValueError(
+                    f"The prompt of {example.source!r} has {found} placeholder tokens for {expected} image features. "
+                    "The tokenizer must not truncate, and must know the placeholder as one token."
+                )
+        return ids
+
+    def _answer(self, example: Example) -> list[int]:
+        tokenizer = self.processor.tokenizer
+        ids = tokenizer(example.answer + tokenizer.eos_token, add_special_tokens=False)["input_ids"]
+        if self.family.placeholder(self.processor) in ids:
+            raise ValueError(
+                f"The answer of {example.source!r} holds {self.processor.image_token!r}, which stands for an image. "
+                "Take it out of the text."
+            )
+        return ids
+
+    def _pad(
+        self, prompts: Sequence[list[int]], answers: Sequence[list[int]], left: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, L) ids, attention mask and labels."""
+        tokenizer = self.processor.tokenizer
+        filler = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        length = max(len(prompt) + len(answer) for prompt, answer in zip(prompts, answers, strict=True))
+        shape = (len(prompts), length)
+        ids, mask, labels = torch.full(shape, filler), torch.zeros(shape, dtype=torch.int64), torch.full(shape, IGNORED)
+        for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+            end = length if left else len(prompt) + len(answer)
+            begin = end - len(prompt) - len(answer)
+            ids[row, begin:end] = torch.tensor(prompt + answer)
+            mask[row, begin:end] = 1
+            labels[row, end - len(answer) : end] = torch.tensor(answer, dtype=torch.int64)
+        return ids, mask, labels
+
+
+def _parts(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    content = message["content"]
+    return [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
+
+
+def _pictures(example: Example) -> list[Image.Image]:
+    """The images of an example in reading order, in RGB."""
+    found = [p["image"] for message in example.messages for p in _parts(message) if p["type"] == "image"]
+    for name in ("keys", "categories", "boxes", "names"):
+        given = getattr(example, name)
+        if len(given) != len(found) and (given or name == "keys"):
+            raise ValueError(
+                f"The example {example.source!r} has {len(found)} images and {len(given)} {name}. Give one for each."
+            )
+    return [to_rgb(image) for image in found]
+
+
+def _without_pictures(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What a chat template needs: where images are, not the images."""
+    return [
+        {
+            "role": message["role"],
+            "content": [{"type": "image"} if part["type"] == "image" else dict(part) for part in _parts(message)],
+        }
+        for message in messages
+    ]

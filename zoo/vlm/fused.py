@@ -1,0 +1,244 @@
+"""FusedVLM: a frozen vision-language model whose image tokens hear what experts say of the images."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from zoo.contracts import FusionAdapter, IdentityEncoder
+from zoo.module import ZooModule
+from zoo.vlm.batch import VLMBatch
+from zoo.vlm.families import family_of
+
+
+@dataclass
+class Seen:
+    """What the frozen towers make of the images of a batch; nothing in it depends on what is trained.
+
+    Args:
+        tokens: (T, C) tokens before the projector, image after image.
+        patches: (I,) int64 tokens of each image.
+        identities: category -> (J, M, E) M identity vectors or patch tokens of each of the expert's J crops.
+    """
+
+    tokens: Tensor
+    patches: Tensor
+    identities: dict[str, Tensor] = field(default_factory=dict)
+
+
+class FusedVLM(ZooModule):
+    """A vision-language model with experts (IIR-VLM, sec. 3.2).
+
+    The language model, the vision tower and the experts are frozen and stay in eval mode. What trains is the
+    projector, which is taken out of the model and stands here, and an adapter for each expert.
+
+    Args:
+        vlm: model of a known family, see `zoo.vlm.families`.
+        experts: category -> encoder of its instances.
+        fusion: makes an adapter from (width of a token, width of an expert's vector); None for no fusion at all.
+        before_projector: whether identities are added to the tokens that go into the projector, or to those that
+            come out of it.
+        patch_tokens: give adapters the experts' patch tokens instead of one vector.
+    """
+
+    def __init__(
+        self,
+        vlm: PreTrainedModel,
+        experts: Mapping[str, IdentityEncoder] | None = None,
+        fusion: Callable[[int, int], FusionAdapter] | None = None,
+        before_projector: bool = True,
+        patch_tokens: bool = False,
+    ) -> None:
+        super().__init__()
+        self.family = family_of(vlm.config)
+        self.before_projector, self.patch_tokens = before_projector, patch_tokens
+        self.projector = self.family.take_projector(vlm).float()
+        self.vlm = vlm.requires_grad_(False)
+        self.experts = nn.ModuleDict(experts or {}).requires_grad_(False)
+        width = self.family.widths(vlm.config)[0 if before_projector else 1]
+        self.adapters = nn.ModuleDict()
+        for category, expert in (experts or {}).items():
+            if fusion is not None:
+                self.adapters[category] = fusion(width, expert.embed_dim)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "FusedVLM":
+        """As in torch, but what is frozen stays in eval mode."""
+        super().train(mode)
+        self.vlm.eval()
+        self.experts.eval()
+        return self
+
+    # ------------------------------------------------------------------ images
+
+    def see(self, batch: VLMBatch) -> Seen:
+        """Run the towers; without gradients where they are frozen."""
+        tokens = self.family.tower_tokens(self.vlm, batch.vision)
+        crops = {category: images.pixels for category, images in batch.experts.items() if category in self.experts}
+        identities = {category: self.identities(category, pixels) for category, pixels in crops.items()}
+        return Seen(tokens, self.patches(batch), identities)
+
+    def patches(self, batch: VLMBatch) -> Tensor:
+        """(I,) int64 tokens of each image before the projector."""
+        return batch.image_tokens * self.family.group(self.vlm.config)
+
+    @torch.no_grad()
+    def identities(self, category: str, pixels: Tensor) -> Tensor:
+        """What an expert says of its crops.
+
+        Args:
+            category: which expert.
+            pixels: (J, 3, H, W) uint8, of the expert's size.
+
+        Returns:
+            (J, M, E) float32; M = 1 and of unit norm, but for patch tokens.
+        """
+        expert: Any = self.experts[category]
+        if not len(pixels):
+            return torch.zeros(0, 1, expert.embed_dim, device=pixels.device)
+        images = expert.transform.normalise(pixels)
+        return expert.tokens(images).float() if self.patch_tokens else expert.embed(images)[:, None]
+
+    def image_features(self, batch: VLMBatch, seen: Seen) -> Tensor:
+        """(T', D) what the language model reads in place of the images' placeholders: F = f + the sum of the adapters'
+        updates of the same f (eq. 4), before or after the projector."""
+        tokens = seen.tokens.float()
+        if self.before_projector:
+            return self._project(tokens + self._updates(tokens, seen.patches, batch, seen))
+        features = self._project(tokens)
+        return features + self._updates(features, batch.image_tokens, batch, seen)
+
+    def attention(self, batch: VLMBatch, seen: Seen) -> dict[str, Tensor]:
+        """Category -> (T, M) how much each token listens to each identity vector, see the adapter."""
+        tokens, counts = seen.tokens.float(), seen.patches
+        if not self.before_projector:
+            tokens, counts = self._project(tokens), batch.image_tokens
+        return {
+            category: self._adapted(category, tokens, counts, batch, seen, return_attention=True)[1]
+            for category in self.adapters
+            if category in batch.experts
+        }
+
+    def _project(self, tokens: Tensor) -> Tensor:
+        return self.family.project(self.projector, tokens)
+
+    def _updates(self, tokens: Tensor, counts: Tensor, batch: VLMBatch, seen: Seen) -> Tensor | float:
+        """The sum over all adapters; also those without an image here take part, by a term that weighs nothing: under
+        DDP every parameter needs a gradient on every rank."""
+        return sum(self._adapted(category, tokens, counts, batch, seen)[0] for category in self.adapters)
+
+    def _adapted(
+        self, category: str, tokens: Tensor, counts: Tensor, batch: VLMBatch, seen: Seen, return_attention: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        adapter, expert = self.adapters[category], self.experts[category]
+        identities = seen.identities.get(category)
+        if identities is None:
+            identities = tokens.new_zeros(0, 1, expert.embed_dim)  # type: ignore[arg-type]
+            image = counts.new_zeros(0)
+        else:
+            image = batch.experts[category].image
+        identity, mask = per_image(identities, image, len(counts))
+        ends = nn.functional.pad(counts.cumsum(0), (1, 0))
+        found = adapter(tokens, ends, identity, mask, return_attention=return_attention)
+        return found if return_attention else (found, tokens.new_zeros(0))
+
+    # ------------------------------------------------------------------ language
+
+    def hidden(self, batch: VLMBatch, features: Tensor) -> Tensor:
+        """(B, L, H) the language model's last hidden states."""
+        with self._reading(batch, features) as inputs:
+            return self.vlm.model(**inputs, use_cache=False)[0]
+
+    @contextmanager
+    def _reading(self, batch: VLMBatch, features: Tensor) -> Iterator[dict[str, Tensor]]:
+        """What the model is called with, and the features that it takes for the images meanwhile."""
+        with self.family.answer(self.vlm, features, batch.image_tokens) as stand_in:
+            text = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, **batch.text}
+            yield {**text, **batch.vision, **stand_in}
+
+    def answer_logits(self, batch: VLMBatch, seen: Seen) -> tuple[Tensor, Tensor]:
+        """Logits of the answers' tokens only: with a large vocabulary all others are most of the memory.
+
+        Returns:
+            (A, V) logits in the model's type, and (A,) labels, for the A answer tokens of the batch in order.
+        """
+        hidden = self.hidden(batch, self.image_features(batch, seen))
+        answers = batch.labels[:, 1:] != -100
+        return self.vlm.get_output_embeddings()(hidden[:, :-1][answers]), batch.labels[:, 1:][answers]
+
+    @torch.no_grad()
+    def generate(self, batch: VLMBatch, seen: Seen, max_new_tokens: int) -> Tensor:
+        """Greedy continuations (B, at most max_new_tokens) of left-padded prompts."""
+        features = self.image_features(batch, seen)
+        with self._reading(batch, features) as inputs:
+            ids = self.vlm.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+        return ids[:, batch.input_ids.shape[1] :]
+
+    @torch.no_grad()
+    def option_scores(self, batch: VLMBatch, seen: Seen, options: Tensor) -> Tensor:
+        """How likely each answer is: the sum of the log-probabilities of its tokens, not normalised by their number.
+
+        The prompts are read once; their keys and values then serve all options.
+
+        Args:
+            batch: left-padded prompts.
+            seen: of the same batch.
+            options: (B, O, A) token ids of each prompt's options, -1 after an option's end; where a prompt has fewer
+                than O options, the rest is -1 throughout.
+
+        Returns:
+            (B, O) float32, -inf where there is no option.
+        """
+        count, longest = options.shape[1:]
+        ids, there = options.clamp(min=0).flatten(0, 1), (options >= 0).flatten(0, 1)
+        mask = torch.cat([batch.attention_mask.repeat_interleave(count, 0), torch.ones_like(ids)], dim=1)
+        inner, head = self.vlm.model, self.vlm.get_output_embeddings()
+        with self._reading(batch, self.image_features(batch, seen)) as inputs:
+            prompt = inner(**inputs, position_ids=self._prompt_positions(batch), use_cache=True)
+        cache = prompt.past_key_values
+        cache.batch_repeat_interleave(count)
+        positions = mask.cumsum(1)[:, -longest:] - 1
+        if (shift := self._rotary_shift()) is not None:
+            positions = (positions + shift.repeat_interleave(count, 0)).expand(3, -1, -1)
+        after = inner(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True)
+        before = prompt[0][:, -1:].repeat_interleave(count, 0)
+        logits = head(torch.cat([before, after[0][:, :-1]], dim=1)).float()
+        scores = logits.log_softmax(-1).gather(2, ids[..., None])[..., 0].masked_fill(~there, 0).sum(1)
+        return scores.masked_fill(~there.any(1), -torch.inf).view(-1, count)
+
+    def _rotary_shift(self) -> Tensor | None:
+        """(B, 1) by how much positions lag behind tokens since images are two-dimensional; None where they do not."""
+        return getattr(self.vlm.model, "rope_deltas", None)
+
+    def _prompt_positions(self, batch: VLMBatch) -> Tensor | None:
+        """(B, L) positions of left-padded tokens; None for models that find those of images themselves."""
+        if hasattr(self.vlm.model, "rope_deltas"):
+            return None
+        return (batch.attention_mask.cumsum(1) - 1).clamp(min=0)
+
+
+def per_image(identities: Tensor, image: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Crops -> images: all that is known of each image, side by side.
+
+    Args:
+        identities: (J, M, E) vectors of each crop.
+        image: (J,) the image that each crop belongs to; several may share one.
+        count: I, number of images.
+
+    Returns:
+        (I, S * M, E) for at most S crops an image, 0 where there is none, and which of them are there, (I, S * M) bool.
+    """
+    crops, vectors, width = identities.shape
+    order = image.argsort(stable=True)
+    at = image[order]
+    slot = torch.arange(crops, device=image.device) - torch.searchsorted(at, at)
+    slots = int(slot.max()) + 1 if crops else 1
+    packed = identities.new_zeros(count, slots, vectors, width)
+    mask = torch.zeros(count, slots, vectors, dtype=torch.bool, device=identities.device)
+    packed[at, slot] = identities[order]
+    mask[at, slot] = True
+    return packed.flatten(1, 2), mask.flatten(1, 2)
