@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from zoo.world.objects import Objects
     from zoo.world.persons import Persons
     from zoo.world.pets import Pets
+    from zoo.world.scenes import Scenes
 
 _HOMES = {
     "Faces": "zoo.world.faces",
@@ -16,10 +17,11 @@ _HOMES = {
     "Persons": "zoo.world.persons",
     "Pets": "zoo.world.pets",
     "Sample": "zoo.world.base",
+    "Scenes": "zoo.world.scenes",
     "World": "zoo.world.base",
 }
 
-__all__ = ["Faces", "Objects", "Persons", "Pets", "Sample", "World"]
+__all__ = ["Faces", "Objects", "Persons", "Pets", "Sample", "Scenes", "World"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,12 +1,13 @@
 """What every wing of the world shares: its fields, its splits, its folder, and one rendered sample."""
 
+import csv
 import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from zoo.world.texture import stream
 
 SPLITS = ("train", "val", "test")
+_BOX = ("x", "y", "w", "h")
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,86 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class World:
-    """Base of the wings: identities in look-alike families, each seen in several views.
+class Wing:
+    """What can be rendered to a folder: units of pictures, numbered from 0.
+
+    A unit is there or not when a render was interrupted: an identity with its views, or one scene.
+    """
+
+    NAME: ClassVar[str]
+    VERSION: ClassVar[int] = 1
+    UNITS: ClassVar[str] = "identities"
+
+    # What a wing says about itself.
+
+    @property
+    def units(self) -> int:
+        """Number of units in all splits."""
+        raise NotImplementedError
+
+    def name_of(self, unit: int) -> str:
+        """Name of a unit."""
+        raise NotImplementedError
+
+    def views_of(self, unit: int) -> int:
+        """Number of images of a unit."""
+        raise NotImplementedError
+
+    def split_of(self, unit: int) -> str:
+        """``train``, ``val`` or ``test``."""
+        raise NotImplementedError
+
+    def path_of(self, unit: int, view: int) -> str:
+        """Path of an image under the folder, with forward slashes."""
+        raise NotImplementedError
+
+    def draw(self, unit: int, view: int) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+        """An image (H, W, 3) and what is known of it, as JSON has it."""
+        raise NotImplementedError
+
+    def write_lists(self, root: Path, records: list[dict[str, Any]]) -> None:
+        """Writes what the layout has beside the images.
+
+        Args:
+            root: the folder.
+            records: what `draw` gave for every image, with its ``path`` and ``split``, sorted by path.
+        """
+        raise NotImplementedError
+
+    # What follows from it.
+
+    @property
+    def images(self) -> int:
+        """Number of images in all splits."""
+        return sum(self.views_of(unit) for unit in range(self.units))
+
+    @property
+    def folder(self) -> str:
+        """Name of the world's folder; it changes with every field and with the renderer."""
+        key = json.dumps([self.NAME, self.VERSION, asdict(self)], sort_keys=True)
+        return f"{self.NAME}-v{self.VERSION}-{hashlib.sha256(key.encode()).hexdigest()[:10]}"
+
+    def prepare(self, cache: str | Path | None = None, workers: int | None = None) -> Path:
+        """Renders what is not there yet and returns the data folder.
+
+        Args:
+            cache: folder of all worlds; default ``$INSTANCE_ZOO_HOME/worlds``, else
+                ``~/.cache/instance_zoo/worlds``.
+            workers: processes that render; default one for each core. The images do not depend on it.
+
+        Raises:
+            OSError: the folder cannot be written to, or the disk is full; what is rendered stays.
+        """
+        from zoo.world.writer import write  # here, so that drawing one sample needs no progress bar
+
+        if workers is not None and workers < 1:
+            raise ValueError(f"workers must be at least 1, got {workers}. Leave it out to use all cores.")
+        return write(self, (Path(cache) if cache else default_cache()) / self.folder, workers)
+
+
+@dataclass(frozen=True)
+class World(Wing):
+    """Base of the wings of identities: identities in look-alike families, each seen in several views.
 
     Args:
         families: number of look-alike families.
@@ -100,6 +180,22 @@ class World:
         """Number of images of an identity."""
         return self.views
 
+    def draw(self, identity: int, view: int) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+        """An image and its identity, family, attributes and box, all as text."""
+        sample = self.render(identity, view)
+        row = {"identity": self.name_of(identity), "family": f"{identity // self.members:03d}"} | sample.attributes
+        return sample.image, row | {side: str(length) for side, length in zip(_BOX, sample.box, strict=True)}
+
+    def write_lists(self, root: Path, records: list[dict[str, Any]]) -> None:
+        """Writes ``attributes.csv`` and what the layout has beside it, see `finish`."""
+        first = ("path", "identity", "family")
+        names = [*first, *(name for name in records[0] if name not in (*first, "split", *_BOX)), *_BOX]
+        with (root / "attributes.csv").open("w", newline="") as file:
+            table = csv.DictWriter(file, names, lineterminator="\n")
+            table.writeheader()
+            table.writerows({name: row[name] for name in row if name != "split"} for row in records)
+        self.finish(root, records)
+
     def finish(self, root: Path, rows: list[dict[str, str]]) -> None:
         """Writes what the layout has beside the images, such as lists of them.
 
@@ -116,9 +212,9 @@ class World:
         return self.families * self.members
 
     @property
-    def images(self) -> int:
-        """Number of images in all splits."""
-        return sum(self.views_of(identity) for identity in range(self.identities))
+    def units(self) -> int:
+        """Number of identities."""
+        return self.identities
 
     def name_of(self, identity: int) -> str:
         """Name of an identity, e.g. ``cat_012_3``: kind, family, member."""
@@ -150,29 +246,6 @@ class World:
             raise IndexError(f"identity must be from 0 to {self.identities - 1}, got {identity}. Make more families.")
         if not 0 <= view < self.views_of(identity):
             raise IndexError(f"view must be from 0 to {self.views_of(identity) - 1}, got {view}. Make more views.")
-
-    @property
-    def folder(self) -> str:
-        """Name of the world's folder; it changes with every field and with the renderer."""
-        key = json.dumps([self.NAME, self.VERSION, asdict(self)], sort_keys=True)
-        return f"{self.NAME}-v{self.VERSION}-{hashlib.sha256(key.encode()).hexdigest()[:10]}"
-
-    def prepare(self, cache: str | Path | None = None, workers: int | None = None) -> Path:
-        """Renders what is not there yet and returns the data folder.
-
-        Args:
-            cache: folder of all worlds; default ``$INSTANCE_ZOO_HOME/worlds``, else
-                ``~/.cache/instance_zoo/worlds``.
-            workers: processes that render; default one for each core. The images do not depend on it.
-
-        Raises:
-            OSError: the folder cannot be written to, or the disk is full; what is rendered stays.
-        """
-        from zoo.world.writer import write  # here, so that drawing one sample needs no progress bar
-
-        if workers is not None and workers < 1:
-            raise ValueError(f"workers must be at least 1, got {workers}. Leave it out to use all cores.")
-        return write(self, (Path(cache) if cache else default_cache()) / self.folder, workers)
 
 
 def default_cache() -> Path:

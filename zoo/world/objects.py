@@ -1,7 +1,7 @@
 """The wing of the household objects: mugs, kettles, chairs and others, each of a product line of its own."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar
@@ -11,9 +11,12 @@ import numpy as np
 from zoo.world.base import Sample, World, box_of
 from zoo.world.crafts import CRAFTS, Craft
 from zoo.world.shapes import Figure, Maker
+from zoo.world.sight import Seen, look
+from zoo.world.stage import Stage, Subject
 from zoo.world.still import Still
-from zoo.world.surface import METALS, PALETTE, Finish, Print
-from zoo.world.texture import stream
+from zoo.world.surface import METALS, PALETTE, Finish, Print, paint
+from zoo.world.texture import share_of, stream
+from zoo.world.trace import Camera, Floats, Mask
 
 # The categories of Stanford Online Products (Song et al., CVPR 2016); super_class_id is a name's place here.
 SOP_CATEGORIES = (
@@ -22,6 +25,12 @@ SOP_CATEGORIES = (
 )  # fmt: skip
 _FIRST_NUMBER = 110_000_000_000  # about where eBay's item numbers stood
 _BUILD = 0.45  # share of a member's own proportions at difficulty 0
+_SCALES = {
+    "bicycle": 1.25, "cabinet": 1.05, "chair": 1.1, "sofa": 1.15, "table": 1.1, "mug": 0.7, "stapler": 0.9,
+    "kettle": 0.8, "toaster": 0.8,
+}  # fmt: skip
+_TOLD = 0.18  # share of what is seen that must bear a colour for it to be told
+_PRINTED, _SEEN = 0.04, 0.04  # light by which a print differs from its ground, and the share that shows it
 _LISTS = {"Ebay_train.txt": ("train", "val"), "Ebay_test.txt": ("test",)}
 
 
@@ -33,6 +42,7 @@ class Thing:
     figure: Figure
     finish: Finish
     attributes: dict[str, str]
+    accent: str  # word for the second colour
 
 
 @dataclass(frozen=True)
@@ -70,6 +80,12 @@ class Objects(World):
     def thing(self, identity: int) -> Thing:
         """The object itself, whatever the view."""
         return _thing(self, identity)
+
+    def cast(self, identity: int, rng: np.random.Generator) -> "PlacedThing":
+        """One object, turned at random, to be put on a stage with others."""
+        craft = self.thing(identity).craft
+        azimuth = craft.sides[rng.integers(len(craft.sides))] + float(rng.uniform(-craft.arc, craft.arc))
+        return PlacedThing(self.thing(identity), azimuth)
 
     def render(self, identity: int, view: int) -> Sample:
         """Draws one view of one object; depends on nothing but the fields and the two numbers.
@@ -109,6 +125,35 @@ class Objects(World):
         _write_list(root / "Ebay_info.txt", both)
 
 
+class PlacedThing(Subject):
+    """An object to be seen from a side."""
+
+    def __init__(self, thing: Thing, azimuth: float) -> None:
+        self.thing, self.azimuth = thing, azimuth
+        self.solids, self.scale = thing.figure.proxies, _SCALES.get(thing.attributes["category"], 1.0)
+
+    def corners(self) -> Floats:
+        return self.thing.figure.corners().reshape(-1, 3)
+
+    def meet(self, camera: Camera, rays: Floats) -> Seen:
+        return look(self.thing.figure, camera, rays)
+
+    def shine(self, met: Seen, shown: Mask, stage: Stage) -> tuple[Floats, dict[str, str]]:
+        figure, finish, words = self.thing.figure, self.thing.finish, self.thing.attributes
+        still = Still(stage.camera, stage.background, stage.lamp, stage.light, stage.surroundings, stage.props)
+        light, painted = still.shine(figure, finish, met)
+        told = {"category": words["category"]}
+        colour = painted.colour[:, shown]
+        if share_of(finish.main, colour) > _TOLD:
+            told |= {"material": words["material"], "colour": words["colour"]}
+            if share_of(finish.second, colour) > _TOLD:
+                told["accent"] = self.thing.accent
+            ground = paint(replace(finish, pattern="plain"), figure, met).colour[:, shown]
+            if words["pattern"] == "plain" or (np.abs(colour - ground).max(0) > _PRINTED).mean() > _SEEN:
+                told["pattern"] = words["pattern"]
+        return light, told
+
+
 def _write_list(path: Path, lines: Iterable[str]) -> None:
     path.write_text("\n".join(["image_id class_id super_class_id path", *lines]) + "\n", newline="\n")
 
@@ -144,7 +189,7 @@ def _thing(world: Objects, identity: int) -> Thing:
     maker = Maker()
     craft.build(maker, numbers, shape)
     attributes = {"category": kind, "material": material, "colour": main, "pattern": pattern}
-    return Thing(craft, maker.figure(), finish, attributes)
+    return Thing(craft, maker.figure(), finish, attributes, words[1])
 
 
 def _accents(main: str, rgb: tuple[int, ...], rng: np.random.Generator) -> tuple[str, str]:

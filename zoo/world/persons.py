@@ -26,9 +26,9 @@ from zoo.world.clothes import (
 from zoo.world.human import Build, Gait, pose_human
 from zoo.world.lookout import OBSTACLES, PLACES, Lookout, obstacle
 from zoo.world.scenery import Light, Prop
-from zoo.world.stage import Stage
-from zoo.world.texture import Noise, linear, stream
-from zoo.world.trace import Floats, Hits, shade_of
+from zoo.world.stage import Stage, Subject
+from zoo.world.texture import Noise, linear, share_of, stream
+from zoo.world.trace import Camera, Floats, Hits, Mask, shade_of, trace
 
 Word = TypeVar("Word")
 _BLEND = 0.018  # metres over which the parts of a figure melt together
@@ -56,6 +56,14 @@ _BOTTOM_ODDS = {
 }  # fmt: skip
 _SHOES = ("black", "white", "brown", "red", "grey", "navy")
 CLOTHES = ("same", "changed")  # words for the first and the second outfit
+_SCALE = 0.68  # of a metre, in a group with pets and objects
+_STILL = 0.1  # swing of the legs, in radians, below which somebody stands
+_WHOLE = 0.7  # share of somebody that must be seen for the pose to be told
+_PARTS = {
+    "top": ("torso", "arm_left", "arm_right"), "bottom": ("leg_left", "leg_right", "skirt"), "hat": ("hat",),
+    "bag": ("bag",),
+}  # fmt: skip
+_SEEN = 0.04  # share of the visible figure from which on a garment, a hat or a bag is told
 _QUERIES = {2: 0, 3: 1}  # views of a test identity, modulo 4, that are queries, and the outfit worn in them
 
 
@@ -272,6 +280,48 @@ def _shine(colour: Floats, figure: Figure, hits: Hits, stage: Stage) -> Floats:
     return colour * stage.light.on(hits.normal, shadow, openness)
 
 
+class Passer(Subject):
+    """A person in outfit number ``worn``, on the way, to be seen from the side ``azimuth``."""
+
+    def __init__(self, person: Person, worn: int, azimuth: float, rng: np.random.Generator) -> None:
+        self.person, self.worn, self.azimuth, self.scale = person, worn, azimuth, _SCALE
+        looks, outfit = person.looks, person.outfits[worn]
+        self.gait = _gait(rng)
+        self.figure = pose_human(looks.build, shape_of(looks, outfit), self.gait)
+        self.solids, self.folds = self.figure.solids, Noise(rng, 0.09, 5)
+
+    def corners(self) -> Floats:
+        return self.solids.corners()
+
+    def meet(self, camera: Camera, rays: Floats) -> Hits:
+        return trace(self.solids, camera.origin, rays, _BLEND)
+
+    def shine(self, met: Hits, shown: Mask, stage: Stage) -> tuple[Floats, dict[str, str]]:
+        looks, outfit = self.person.looks, self.person.outfits[self.worn]
+        colour = paint(looks, outfit, met, self.person.rests[self.worn], self.folds)
+        words = {"species": "person"}
+        if shown.mean() > _WHOLE:
+            side = _side(self.azimuth)
+            words["facing"] = {"front": "camera", "back": "away"}.get(side, side)
+            if self.gait.stride < _STILL or abs(np.sin(self.gait.phase)) > 0.5:  # else the legs pass each other
+                words["pose"] = "standing" if self.gait.stride < _STILL else "walking"
+        on = {part: shown & (met.blend(self.figure.belongs(*own)) > 0.5) for part, own in _PARTS.items()}
+        seen = {part: bool(at.sum() > _SEEN * shown.sum()) for part, at in on.items()}
+        if seen["top"]:
+            words |= {"top": outfit.top}
+            if share_of(outfit.top_colour, colour[:, on["top"]]) > 0.4:
+                words["top_colour"] = outfit.top_word
+            if outfit.pattern in ("stripes", "check") and share_of(outfit.second, colour[:, on["top"]]) > 0.15:
+                words["top_pattern"] = outfit.pattern
+        if seen["bottom"] and outfit.top != "coat":
+            words |= {"bottom": outfit.bottom}
+            if share_of(outfit.bottom_colour, colour[:, on["bottom"]]) > 0.2:
+                words["bottom_colour"] = outfit.bottom_word
+        worn = {"hat": looks.hat, "bag": looks.bag}
+        words |= {name: word for name, word in worn.items() if word != "none" and seen[name]}
+        return _shine(colour, self.figure, met, stage), words
+
+
 @dataclass(frozen=True)
 class Persons(World):
     """Persons in look-alike families: members share build, garments, main colours and kind of pattern.
@@ -321,6 +371,11 @@ class Persons(World):
     def person(self, identity: int) -> Person:
         """The individual itself, whatever the view."""
         return _person(self, identity)
+
+    def cast(self, identity: int, rng: np.random.Generator) -> Passer:
+        """One person in one of the outfits, to be put on a stage with others."""
+        worn, azimuth = int(rng.integers(2)), float(rng.uniform(-np.pi, np.pi))
+        return Passer(self.person(identity), worn, azimuth, rng)
 
     def camera_of(self, identity: int, view: int) -> int:
         """Number of the camera, from 1; the views of an identity take turns over the cameras."""

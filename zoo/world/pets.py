@@ -1,7 +1,7 @@
 """The wing of the pets: cats, dogs, foxes, rabbits and hamsters, each with a coat of its own."""
 
 import csv
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,9 +11,9 @@ import numpy as np
 from zoo.world.anatomy import Body, Figure, Pose, pose_body
 from zoo.world.base import Sample, World, box_of
 from zoo.world.coat import COATS, PATTERNS, Coat, Layout, Skin, paint
-from zoo.world.stage import Stage
+from zoo.world.stage import Stage, Subject
 from zoo.world.texture import linear, mix, step, stream
-from zoo.world.trace import Floats, Hits, shade_of
+from zoo.world.trace import Camera, Floats, Hits, Mask, shade_of, trace
 
 _BLEND = 0.022  # radius over which the parts of a body melt together
 
@@ -57,8 +57,13 @@ SPECIES: dict[str, Species] = {
         (0.36, 0.44), (0.56, 0.70), (0.55, 0.75), (0.05, 0.07), (0.04, 0.05), ears=("round",), dark=True,
     ),
 }  # fmt: skip
-_COLLARS = {"red": (190, 40, 40), "blue": (50, 80, 180), "green": (40, 130, 70), "yellow": (220, 180, 50)}
+COLLARS = {"red": (190, 40, 40), "blue": (50, 80, 180), "green": (40, 130, 70), "yellow": (220, 180, 50)}
 _POSES = ("standing", "walking", "sitting", "lying")
+_SCALES = {"cat": 0.95, "dog": 1.0, "fox": 1.0, "rabbit": 1.1, "hamster": 1.05}  # in a group
+_SHORT = 0.25  # legs on which an animal that stands looks as if it lay
+_WHOLE = 0.7  # share of an animal that must be seen for its pose to be told
+_MARKED, _SEEN = 0.04, 0.05  # light by which a mark differs from its coat, and the share of the skin that shows it
+_BAND = 0.012  # share of the skin that a collar must take to be told
 _REIDENTIFIED = 2  # further images of each training identity, to be identified among the training identities
 
 
@@ -140,6 +145,12 @@ class Pets(World):
         """The individual itself, whatever the view."""
         return _pet(self, identity)
 
+    def cast(self, identity: int, rng: np.random.Generator) -> "PosedPet":
+        """One pet in a random pose, to be put on a stage with others."""
+        azimuth = float(rng.triangular(-1.4, 0, 1.4))
+        collar = list(COLLARS)[rng.integers(len(COLLARS))] if rng.uniform() < 0.3 else "none"
+        return PosedPet(self.pet(identity), _pose(rng, azimuth), azimuth, collar)
+
     def render(self, identity: int, view: int) -> Sample:
         """Draws one view of one pet; depends on nothing but the fields and the two numbers.
 
@@ -148,6 +159,56 @@ class Pets(World):
         """
         self.check(identity, view)
         return _draw(self.pet(identity), stream(self.seed, 3, *divmod(identity, self.members), view), self.size)
+
+
+class PosedPet(Subject):
+    """A pet in a pose.
+
+    Args:
+        azimuth: side from which it is to be seen.
+        collar: colour of its collar, or ``none``.
+    """
+
+    def __init__(self, pet: Pet, pose: Pose, azimuth: float, collar: str) -> None:
+        self.pet, self.pose, self.azimuth, self.collar = pet, pose, azimuth, collar
+        self.figure = pose_body(pet.body, pose)
+        self.solids, self.scale = self.figure.solids, _SCALES[pet.attributes["species"]]
+
+    def corners(self) -> Floats:
+        return self.solids.corners()
+
+    def meet(self, camera: Camera, rays: Floats) -> Hits:
+        return trace(self.solids, camera.origin, rays, _BLEND)
+
+    def shine(self, met: Hits, shown: Mask, stage: Stage) -> tuple[Floats, dict[str, str]]:
+        pet = self.pet
+        skin = Skin.under(met, pet.rest, pet.body)
+        colour, gloss = paint(pet.coat, skin, pet.body)
+        unmarked, _ = paint(replace(pet.coat, mark=pet.coat.base, third=pet.coat.base), skin, pet.body)
+        marked = np.abs(colour - unmarked).max(0) > _MARKED
+        words = {"species": pet.attributes["species"]}
+        whole = bool(shown.mean() > _WHOLE)
+        if whole and _looks_so(self.pose, pet.body):
+            words["pose"] = self.pose.kind
+        if marked[shown].mean() > _SEEN:
+            words |= {"coat": pet.attributes["coat"], "pattern": pet.attributes["pattern"]}
+        if whole and abs(self.azimuth) < 0.35:
+            words["facing"] = "camera"
+        elif whole and abs(self.azimuth) > 0.75:
+            words["facing"] = "left" if self.azimuth > 0 else "right"  # as seen in the image
+        if self.collar != "none":
+            band = _collar_on(skin, pet)
+            colour = mix(colour, linear(*COLLARS[self.collar]), band)
+            if band[shown].mean() > _BAND:
+                words["collar"] = self.collar
+        return _lit(pet, self.figure, met, stage, colour, gloss), words
+
+
+def _looks_so(pose: Pose, body: Body) -> bool:
+    """Whether a pose can be told from others in a picture."""
+    if pose.kind == "walking" and abs(np.sin(pose.stride)) < 0.5:
+        return False  # the legs pass each other
+    return pose.kind == "sitting" or body.leg > _SHORT
 
 
 def _file(row: dict[str, str]) -> list[str]:
@@ -208,7 +269,7 @@ def _draw(pet: Pet, rng: np.random.Generator, size: int) -> Sample:
     pose = _pose(rng, azimuth)
     figure = pose_body(pet.body, pose)
     stage = Stage.draw(figure.solids, azimuth, rng)
-    collar = list(_COLLARS)[rng.integers(len(_COLLARS))] if rng.uniform() < 0.3 else "none"
+    collar = list(COLLARS)[rng.integers(len(COLLARS))] if rng.uniform() < 0.3 else "none"
     image, mask, prop = stage.picture(
         figure.solids, _BLEND, lambda hits: _shine(pet, figure, hits, stage, collar), size, rng
     )
@@ -228,7 +289,12 @@ def _shine(pet: Pet, figure: Figure, hits: Hits, stage: Stage, collar: str) -> F
     skin = Skin.under(hits, pet.rest, pet.body)
     colour, gloss = paint(pet.coat, skin, pet.body)
     if collar != "none":
-        colour = mix(colour, linear(*_COLLARS[collar]), _collar_on(skin, pet))
+        colour = mix(colour, linear(*COLLARS[collar]), _collar_on(skin, pet))
+    return _lit(pet, figure, hits, stage, colour, gloss)
+
+
+def _lit(pet: Pet, figure: Figure, hits: Hits, stage: Stage, colour: Floats, gloss: Floats) -> Floats:
+    """Light (3, H) from skin of ``colour`` (3, H) and ``gloss`` (H,)."""
     shadow = shade_of(
         figure.part("trunk", "head"),
         hits.point + 0.03 * hits.normal,

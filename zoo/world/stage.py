@@ -1,18 +1,105 @@
 """A stage: camera, light, surroundings and props for one picture of anything made of solids."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from zoo.world.scenery import BACKGROUNDS, LIGHTS, PROPS, Light, Prop, Surroundings, develop, frame
-from zoo.world.trace import Camera, Floats, Hits, Mask, Solids, shade_of, trace
+from zoo.world.trace import Camera, Floats, Hits, Ints, Mask, Solids, shade_of, trace
 
 Sensor = Callable[[Floats, tuple[int, int], np.random.Generator], NDArray[np.uint8]]
 _FINER = 1.25  # rays per pixel's side
 _HIDDEN = 0.4  # a prop that would hide more of the figure than this share is taken away
+_SHOWN, _SMALLEST = 0.4, 0.005  # of a subject in a group: least share that is seen, and least share of the picture
+_GROUP_FINER = 1.5  # rays per pixel's side where several share a picture and each is small
+
+
+@dataclass(frozen=True)
+class Spot:
+    """Where a subject stands and how it is turned.
+
+    Args:
+        place: on the floor, (2,).
+        turn: where its front points, in radians from +x towards +y.
+        scale: length of its own unit of length.
+    """
+
+    place: tuple[float, float]
+    turn: float
+    scale: float
+
+    @property
+    def axes(self) -> Floats:
+        """Columns are the subject's own axes, (3, 3)."""
+        cos, sin = np.cos(self.turn), np.sin(self.turn)
+        return np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]], np.float32)
+
+    def out(self, points: Floats) -> Floats:
+        """Points (K, 3) of the subject in the frame of the stage."""
+        moved = np.einsum("ij,kj->ki", self.axes, points) * np.float32(self.scale)
+        return (moved + np.array([*self.place, 0])).astype(np.float32)
+
+    def out_solids(self, solids: Solids) -> Solids:
+        """Solids of the subject in the frame of the stage."""
+        axes = np.einsum("ij,sjk->sik", self.axes, solids.axes)
+        return Solids(self.out(solids.centre), axes, solids.radii * np.float32(self.scale), solids.taper)
+
+    def inward(self, directions: Floats) -> Floats:
+        """Directions (3, ...) of the stage in the subject's own frame."""
+        return np.einsum("ji,j...->i...", self.axes, directions).astype(np.float32)
+
+    def own(self, stage: "Stage") -> "Stage":
+        """The stage's camera and light in the subject's own frame; its surroundings stay where they are."""
+        camera = stage.camera
+        away = (camera.origin - np.array([*self.place, 0])) / self.scale
+        own = Camera(self.inward(away), self.inward(camera.axes.T).T, camera.zoom, camera.shift)
+        return replace(stage, camera=own, light=replace(stage.light, direction=self.inward(stage.light.direction)))
+
+
+class Subject(ABC):
+    """Somebody or something to be put on a stage; in its own frame it stands on z = 0 and its front is along +x.
+
+    Args:
+        azimuth: side from which it is to be seen, in radians from its front to its left.
+        scale: length of its unit in a group.
+        solids: ellipsoids that cast its shadow.
+    """
+
+    azimuth: float
+    scale: float
+    solids: Solids
+
+    @abstractmethod
+    def corners(self) -> Floats:
+        """Points (K, 3) whose convex hull holds it."""
+
+    @abstractmethod
+    def meet(self, camera: Camera, rays: Floats) -> Any:
+        """Where a camera's rays (3, side * side) meet it; has ``ray`` (H,) and ``depth`` (H,), as `Hits` does."""
+
+    @abstractmethod
+    def shine(self, met: Any, shown: Mask, stage: "Stage") -> tuple[Floats, dict[str, str]]:
+        """Light (3, H) from what `meet` found, and the attributes that are to be seen where ``shown`` (H,)."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """A picture of several subjects.
+
+    Args:
+        image: (size, size, 3) uint8.
+        owner: number of the subject seen at each pixel, -1 for none, (size, size).
+        words: attributes to be seen of each subject; None where it is too much hidden and was left out.
+    """
+
+    image: NDArray[np.uint8]
+    owner: Ints
+    words: tuple[dict[str, str] | None, ...]
 
 
 @dataclass(frozen=True)
@@ -99,6 +186,33 @@ class Stage:
         picture = sensor(image.reshape(3, *fine), shape, rng)
         return picture, _shrink(mask.reshape(fine), shape), in_front
 
+    def group(self, cast: Sequence[tuple[Subject, Spot]], size: int, rng: np.random.Generator) -> Group:
+        """Takes a picture of several subjects and no props; they shade the floor, not each other.
+
+        Subjects that would hardly be seen are taken away, the most hidden first.
+
+        Args:
+            size: height and width of the picture in pixels.
+            rng: draws the sensor's faults.
+        """
+        fine = (round(size * _GROUP_FINER),) * 2
+        rays = self.camera.rays(*fine)
+        met = [subject.meet(spot.own(self).camera, spot.inward(rays)) for subject, spot in cast]
+        depth = np.full((len(cast), rays.shape[1]), np.inf, np.float32)
+        for own, (_, spot), hits in zip(depth, cast, met, strict=True):
+            own[hits.ray] = hits.depth * np.float32(spot.scale)
+        owner = _owners(depth)
+        kept = [k for k in range(len(cast)) if (owner == k).any()]
+        image = self._around(rays, [cast[k][1].out_solids(cast[k][0].solids) for k in kept], fine)
+        words: list[dict[str, str] | None] = [None] * len(cast)
+        for k in kept:
+            subject, spot = cast[k]
+            shown = owner[met[k].ray] == k
+            lit, words[k] = subject.shine(met[k], shown, spot.own(self))
+            image[:, met[k].ray[shown]] = lit[:, shown]
+        picture = develop(image.reshape(3, *fine), (size, size), rng)
+        return Group(picture, _shrink(owner.reshape(fine), (size, size)), tuple(words))
+
     def _around(self, rays: Floats, casters: list[Solids], fine: tuple[int, int]) -> Floats:
         """Light (3, N) from the surroundings at ``fine`` (height, width) rays, with the casters' shadows.
 
@@ -117,12 +231,29 @@ class Stage:
         return colour * self.light.on(upward, _spread(shadow, fine), _spread(openness, fine))
 
 
+def _owners(depth: Floats) -> Ints:
+    """Number of the nearest subject at each ray, -1 for none: (N,), from the depths of all of them (I, N).
+
+    Those that would hardly be seen are left out; one is always kept.
+    """
+    depth = depth.copy()
+    whole = np.isfinite(depth).sum(1)
+    while True:
+        owner = np.where(np.isfinite(depth).any(0), depth.argmin(0), -1)
+        left = np.flatnonzero(np.isfinite(depth).any(1))
+        seen = np.array([(owner == k).sum() for k in left])
+        share = np.where(seen < _SMALLEST * len(owner), 0, seen / whole[left])
+        if len(left) <= 1 or share.min() >= _SHOWN:
+            return owner
+        depth[left[share.argmin()]] = np.inf
+
+
 def _spread(coarse: Floats, shape: tuple[int, int]) -> Floats:
     """Enlarges an image to ``shape`` (height, width) and flattens it: (height * width,)."""
     return np.asarray(Image.fromarray(coarse).resize(shape[::-1], Image.Resampling.BILINEAR)).ravel()
 
 
-def _shrink(mask: Mask, shape: tuple[int, int]) -> Mask:
-    """A mask at another ``shape`` (height, width), nearest pixel by nearest pixel."""
+def _shrink(mask: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:
+    """A mask, or a map of numbers, at another ``shape`` (height, width), nearest pixel by nearest pixel."""
     down, across = (((np.arange(n) + 0.5) * (m / n)).astype(int) for n, m in zip(shape, mask.shape, strict=True))
     return mask[down[:, None], across[None, :]]

@@ -9,7 +9,7 @@ from zoo.world.scenery import Light, Prop, Surroundings, develop
 from zoo.world.shapes import Figure
 from zoo.world.sight import Seen, look
 from zoo.world.stage import Stage
-from zoo.world.surface import Finish, paint
+from zoo.world.surface import Finish, Paint, paint
 from zoo.world.texture import step
 from zoo.world.trace import Camera, Floats, Mask, Solids, shade_of, trace
 
@@ -77,7 +77,7 @@ class Still(Stage):
             kept.append((prop, met, first))
             casters.append(prop.solids)
         image = self._around(rays, casters, (side, side))
-        image[:, seen.ray] = self._shine(figure, finish, seen)
+        image[:, seen.ray] = self.shine(figure, finish, seen)[0]
         for prop, met, first in kept:
             open_ = np.ones_like(met.depth)
             lit = prop.colour(met.point) * self.light.on(met.normal, open_, open_)
@@ -86,8 +86,8 @@ class Still(Stage):
         nearest = ((np.arange(size) + 0.5) * (side / size)).astype(int)
         return picture, mask.reshape(side, side)[nearest[:, None], nearest[None, :]], in_front
 
-    def _shine(self, figure: Figure, finish: Finish, seen: Seen) -> Floats:
-        """Light (3, H) from what is seen of the object."""
+    def shine(self, figure: Figure, finish: Finish, seen: Seen) -> tuple[Floats, Paint]:
+        """Light (3, H) from what is seen of the object, and what it is painted with there."""
         skin = paint(finish, figure, seen)
         light, normal = self.light, seen.normal
         shadow = _own_shadow(figure, seen, light)
@@ -103,7 +103,8 @@ class Still(Stage):
         mirror = skin.mirror + (1 - skin.mirror) * (skin.shine > 0) * 0.35 * (1 - facing) ** 5
         tint = np.where(skin.mirror > 0.3, skin.colour, 1)
         room = self._reflected(mirrored, toward)
-        return lit * (1 - mirror) + room * mirror * tint + light.lamp[:, None] * glint + skin.glow * 0.8
+        shone = lit * (1 - mirror) + room * mirror * tint + light.lamp[:, None] * glint + skin.glow * 0.8
+        return shone, skin
 
     def _reflected(self, direction: Floats, toward: Floats) -> Floats:
         """Light (3, H) of the room in unit directions (3, H): a bright sky, a dark horizon, a floor, and a lamp."""

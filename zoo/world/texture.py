@@ -52,3 +52,9 @@ def mix(base: Floats, other: Floats, share: Floats) -> Floats:
 def linear(*rgb: float) -> Floats:
     """A display colour in [0, 255] as linear light (3,)."""
     return ((np.array(rgb, np.float32) / 255) ** 2.2).astype(np.float32)
+
+
+def share_of(colour: Floats, colours: Floats) -> float:
+    """Share of ``colours`` (3, N) that are about ``colour`` (3,), as with grain, folds or wear; 0 where N is 0."""
+    close = np.abs(colours - colour[:, None]) < 0.25 * colour[:, None] + 0.02
+    return float(close.all(0).sum() / max(colours.shape[1], 1))

@@ -80,6 +80,12 @@ class Solids:
     def __len__(self) -> int:
         return len(self.centre)
 
+    def corners(self) -> Floats:
+        """Corners of the upright boxes around the ellipsoids, tapers left out: (8 S, 3)."""
+        reach = np.sqrt(((self.axes * self.radii[:, None, :]) ** 2).sum(2))
+        signs = np.array([[i, j, k] for i in (-1, 1) for j in (-1, 1) for k in (-1, 1)], np.float32)
+        return (self.centre[:, None] + signs * reach[:, None]).reshape(-1, 3)
+
     def to_unit(self, grow: float = 0.0) -> Floats:
         """Matrices (S, 3, 3) that take an offset from the centre to the unit ball, grown by ``grow``."""
         radii = self.radii.copy()

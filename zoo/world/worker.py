@@ -1,7 +1,7 @@
-"""A process that renders identities for `zoo.world.writer`.
+"""A process that renders units for `zoo.world.writer`.
 
-It reads the world's fields and then numbers of identities from its standard input, line by line, and answers
-``image`` for every image, ``identity`` for every identity that is complete, or an error's number and text.
+It reads the world's fields and then numbers of units from its standard input, line by line, and answers
+``image`` for every image, ``unit`` for every unit that is complete, or an error's number and text.
 It ends with its input, so it does not outlive the process that started it.
 """
 
@@ -11,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-from zoo.world.writer import write_identity
+from zoo.world.writer import write_unit
 
 
 def main(module: str, name: str, root: str) -> None:
@@ -21,8 +21,8 @@ def main(module: str, name: str, root: str) -> None:
     world = getattr(importlib.import_module(module), name)(**json.loads(sys.stdin.readline()))
     for line in sys.stdin:
         try:
-            write_identity(world, Path(root), int(line), lambda: print("image", file=answers))
-            print("identity", file=answers)
+            write_unit(world, Path(root), int(line), lambda: print("image", file=answers))
+            print("unit", file=answers)
         except BrokenPipeError:
             return  # the process that asked is gone
         except OSError as error:

@@ -1,11 +1,10 @@
 """Writes a world to disk: several processes, a progress bar, and no harm from being interrupted.
 
-An image is drawn in a hidden folder and moved into place; an identity's record follows when all of its images are
+An image is drawn in a hidden folder and moved into place; a unit's record follows when all of its images are
 there. The file ``world.json`` is written last: where it is, the world is complete. One process at a time writes a
 world; others wait for it.
 """
 
-import csv
 import json
 import os
 import queue
@@ -30,16 +29,14 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from zoo.world.base import SPLITS, World
+from zoo.world.base import SPLITS, Wing
 
 DONE = "world.json"
-_PARTIAL = ".partial"  # identities being rendered, and the attributes of complete ones
-_COLUMNS = ("path", "identity", "family")
-_BOX = ("x", "y", "w", "h")
+_PARTIAL = ".partial"  # units being rendered, and the records of complete ones
 
 
-def write(world: World, root: Path, workers: int | None) -> Path:
-    """Completes the world at ``root`` and returns ``root``; see `World.prepare`."""
+def write(world: Wing, root: Path, workers: int | None) -> Path:
+    """Completes the world at ``root`` and returns ``root``; see `Wing.prepare`."""
     if (root / DONE).is_file():
         return root
     console = Console(stderr=True)
@@ -49,10 +46,10 @@ def write(world: World, root: Path, workers: int | None) -> Path:
             if (root / DONE).is_file():
                 return root
             (root / _PARTIAL).mkdir(exist_ok=True)  # another writer may have finished and tidied up
-            todo = [k for k in range(world.identities) if not is_complete(world, root, k)]
-            kept = world.identities - len(todo)
+            todo = [k for k in range(world.units) if not is_complete(world, root, k)]
+            kept = world.units - len(todo)
             if kept:
-                console.print(f"Going on with {root}: {kept} of {world.identities} identities are there already.")
+                console.print(f"Going on with {root}: {kept} of {world.units} {world.UNITS} are there already.")
             _render_all(world, root, todo, workers or os.cpu_count() or 1, lock, console)
             _finish(world, root)
     except OSError as error:
@@ -64,30 +61,29 @@ def write(world: World, root: Path, workers: int | None) -> Path:
     return root
 
 
-def is_complete(world: World, root: Path, identity: int) -> bool:
-    """Whether an identity's images and attributes are on disk."""
-    return (root / _PARTIAL / f"{world.name_of(identity)}.json").is_file()
+def is_complete(world: Wing, root: Path, unit: int) -> bool:
+    """Whether a unit's images and record are on disk."""
+    return (root / _PARTIAL / f"{world.name_of(unit)}.json").is_file()
 
 
-def write_identity(world: World, root: Path, identity: int, after_image: Callable[[], None] = lambda: None) -> None:
-    """Renders all views of one identity; its record, written last, says that all of them are in place."""
-    name = world.name_of(identity)
+def write_unit(world: Wing, root: Path, unit: int, after_image: Callable[[], None] = lambda: None) -> None:
+    """Renders all views of one unit; its record, written last, says that all of them are in place."""
+    name = world.name_of(unit)
     draft = root / _PARTIAL / name
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     rows = []
-    for view in range(world.views_of(identity)):
-        sample = world.render(identity, view)
-        path = world.path_of(identity, view)
+    for view in range(world.views_of(unit)):
+        image, known = world.draw(unit, view)
+        path = world.path_of(unit, view)
         drawn = draft / Path(path).name
         how: dict[str, Any] = {"quality": 95, "subsampling": 0}
         if drawn.suffix.lower() == ".png":
             how = {"compress_level": 1}
-        Image.fromarray(sample.image).save(drawn, **how)
+        Image.fromarray(image).save(drawn, **how)
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         drawn.replace(root / path)
-        row = {"path": path, "identity": name, "family": f"{identity // world.members:03d}"} | sample.attributes
-        rows.append(row | {side: str(length) for side, length in zip(_BOX, sample.box, strict=True)})
+        rows.append({"path": path} | known)
         after_image()
     record = draft / "record.json"
     record.write_text(json.dumps(rows))
@@ -95,22 +91,17 @@ def write_identity(world: World, root: Path, identity: int, after_image: Callabl
     draft.rmdir()
 
 
-def _finish(world: World, root: Path) -> None:
-    """Gathers the attributes, has the wing write its lists, tidies up, and marks the world as complete."""
-    rows: list[dict[str, str]] = []
+def _finish(world: Wing, root: Path) -> None:
+    """Gathers the records, has the wing write its lists, tidies up, and marks the world as complete."""
+    records: list[dict[str, Any]] = []
     count = {split: 0 for split in SPLITS}
-    splits: dict[str, str] = {}
-    for identity in range(world.identities):
-        rows += json.loads((root / _PARTIAL / f"{world.name_of(identity)}.json").read_text())
-        splits[world.name_of(identity)] = world.split_of(identity)
-        count[world.split_of(identity)] += world.views_of(identity)
-    rows.sort(key=lambda row: row["path"])
-    names = [*_COLUMNS, *(name for name in rows[0] if name not in (*_COLUMNS, *_BOX)), *_BOX]
-    with (root / "attributes.csv").open("w", newline="") as file:
-        table = csv.DictWriter(file, names, lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
-    world.finish(root, [row | {"split": splits[row["identity"]]} for row in rows])
+    for unit in range(world.units):
+        split = world.split_of(unit)
+        rows = json.loads((root / _PARTIAL / f"{world.name_of(unit)}.json").read_text())
+        records += [row | {"split": split} for row in rows]
+        count[split] += len(rows)
+    records.sort(key=lambda row: row["path"])
+    world.write_lists(root, records)
     about = {"world": world.NAME, "version": world.VERSION, "fields": asdict(world), "images": count}
     draft = root / f"{DONE}.draft"
     draft.write_text(json.dumps(about, indent=2) + "\n")
@@ -140,9 +131,9 @@ def _only_writer(root: Path, console: Console) -> Iterator[tuple[int, ...]]:
 
 
 def _render_all(
-    world: World, root: Path, todo: list[int], workers: int, lock: tuple[int, ...], console: Console
+    world: Wing, root: Path, todo: list[int], workers: int, lock: tuple[int, ...], console: Console
 ) -> None:
-    """Renders the identities in ``todo`` under a progress bar."""
+    """Renders the units in ``todo`` under a progress bar."""
     workers = min(workers, len(todo))
     if type(world).__module__ == "__main__":  # workers could not import its class
         workers = 1
@@ -151,7 +142,7 @@ def _render_all(
         TextColumn("{task.fields[rate]}"), TaskProgressColumn(), TimeRemainingColumn(),
     )  # fmt: skip
     with Progress(*columns, console=console) as progress:
-        done = world.images - sum(world.views_of(identity) for identity in todo)
+        done = world.images - sum(world.views_of(unit) for unit in todo)
         task = progress.add_task(f"Rendering {world.NAME}", total=world.images, completed=done, rate="")
 
         def advance() -> None:
@@ -159,36 +150,36 @@ def _render_all(
             progress.update(task, advance=1, rate=f"{speed:.0f} images/s" if speed else "")
 
         if workers <= 1:
-            for identity in todo:
-                write_identity(world, root, identity, advance)
+            for unit in todo:
+                write_unit(world, root, unit, advance)
         else:
             _share_out(world, root, todo, workers, lock, advance)
 
 
 def _share_out(
-    world: World,
+    world: Wing,
     root: Path,
     todo: list[int],
     workers: int,
     lock: tuple[int, ...],
     advance: Callable[[], None],
 ) -> None:
-    """Lets ``workers`` processes render the identities in ``todo``.
+    """Lets ``workers`` processes render the units in ``todo``.
 
     They are plain subprocesses (`zoo.world.worker`), each led by a thread of this process: unlike those of
     multiprocessing they never import the caller's main module, and they end when this process is killed.
     """
     pending: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for identity in todo:
-        pending.put(identity)
+    for unit in todo:
+        pending.put(unit)
     failures: list[Exception] = []
 
     def lead() -> None:
         try:
             with _worker(world, root, lock) as worker:
                 while not failures:
-                    identity = pending.get_nowait()
-                    _order(worker, identity, world.views_of(identity), advance)
+                    unit = pending.get_nowait()
+                    _order(worker, unit, world.views_of(unit), advance)
         except queue.Empty:
             pass
         except Exception as error:
@@ -203,7 +194,7 @@ def _share_out(
         raise failures[0]
 
 
-def _worker(world: World, root: Path, lock: tuple[int, ...]) -> "subprocess.Popen[str]":
+def _worker(world: Wing, root: Path, lock: tuple[int, ...]) -> "subprocess.Popen[str]":
     """Starts a worker process; it ends when its standard input is closed."""
     one_thread = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS")}
     search = {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
@@ -222,21 +213,21 @@ def _worker(world: World, root: Path, lock: tuple[int, ...]) -> "subprocess.Pope
     return worker
 
 
-def _order(worker: "subprocess.Popen[str]", identity: int, views: int, advance: Callable[[], None]) -> None:
-    """Has a worker render one identity.
+def _order(worker: "subprocess.Popen[str]", unit: int, views: int, advance: Callable[[], None]) -> None:
+    """Has a worker render one unit.
 
     Raises:
         OSError: the worker could not write it.
         RuntimeError: the worker ended for another reason.
     """
     assert worker.stdin and worker.stdout
-    worker.stdin.write(f"{identity}\n")
+    worker.stdin.write(f"{unit}\n")
     worker.stdin.flush()
-    for expected in ["image"] * views + ["identity"]:
+    for expected in ["image"] * views + ["unit"]:
         answer = worker.stdout.readline().strip()
         if not answer:
             raise RuntimeError(
-                f"A process rendering identity {identity} ended with code {worker.wait()}; its message is "
+                f"A process rendering number {unit} ended with code {worker.wait()}; its message is "
                 "above, if it left one. What is complete is kept. Run again; workers=1 shows the error here."
             )
         if answer != expected:

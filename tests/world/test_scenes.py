@@ -1,0 +1,359 @@
+"""The scenes: the same bytes every time, masks and boxes that fit the pixels, honest splits, and COCO's layout."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.conftest import files_of
+from zoo.data.captions import read_captions
+from zoo.world import Objects, Persons, Pets, Scenes
+from zoo.world.anatomy import Pose
+from zoo.world.base import box_of
+from zoo.world.pets import PosedPet
+from zoo.world.scenery import Light, Surroundings
+from zoo.world.scenes import CATEGORIES, run_lengths
+from zoo.world.sentences import before, left_of, vocabulary, words_of
+from zoo.world.stage import Spot, Stage, _owners
+from zoo.world.texture import stream
+from zoo.world.trace import Camera, trace
+from zoo.world.writer import write_unit
+
+SMALL = Scenes(scenes=24, size=48, families=12, members=2, seed=3)
+MANY = Scenes(scenes=400, families=20, members=3, seed=1)
+SEARCH = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "3"}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return SMALL.prepare(tmp_path_factory.mktemp("worlds"), workers=1)
+
+
+@pytest.fixture(scope="module")
+def drawn() -> list:
+    return [MANY.render(k) for k in range(60)]
+
+
+def table(root: Path, name: str, split: str) -> dict[str, Any]:
+    return json.loads((root / "annotations" / f"{name}_{split}.json").read_text())
+
+
+# The same bytes.
+
+
+def test_workers_of_another_process_with_more_threads_draw_the_same_bytes(root: Path, tmp_path: Path) -> None:
+    code = (
+        "from zoo.world import Scenes\n"
+        f"Scenes(scenes=24, size=48, families=12, members=2, seed=3).prepare({str(tmp_path)!r}, workers=2)"
+    )
+    subprocess.run([sys.executable, "-c", code], env=SEARCH, check=True, capture_output=True)
+    assert files_of(tmp_path / SMALL.folder) == files_of(root)
+
+
+def test_a_scene_depends_on_its_number_alone() -> None:
+    more = replace(SMALL, scenes=50)
+    for scene in (7, 0):
+        one, other = SMALL.render(scene), more.render(scene)
+        np.testing.assert_array_equal(one.image, other.image)
+        assert one.captions == other.captions and one.sentences == other.sentences
+        assert SMALL.split_of(scene) == more.split_of(scene)
+    assert not np.array_equal(SMALL.render(0).image, replace(SMALL, seed=4).render(0).image)
+
+
+def test_what_is_complete_is_kept_when_a_render_goes_on(
+    root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / SMALL.folder
+    (folder / ".partial").mkdir(parents=True)
+    for scene in (0, 5):
+        write_unit(SMALL, folder, scene)
+    (folder / ".partial" / "000007").mkdir()  # one that was cut off
+    kept = {path: path.stat().st_mtime_ns for path in folder.rglob("*.png")}
+    assert SMALL.prepare(tmp_path, workers=1) == folder
+    assert "2 of 24 scenes are there already" in " ".join(capfd.readouterr().err.replace("\n", " ").split())
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept and len(kept) == 2
+    assert files_of(folder) == files_of(root)
+
+
+# Masks and boxes.
+
+
+def test_masks_are_apart_and_boxes_are_tight(drawn: list) -> None:
+    counts = set()
+    for scene in drawn:
+        counts.add(len(scene.instances))
+        assert sum(one.mask.astype(int) for one in scene.instances).max() == 1
+        for one in scene.instances:
+            assert one.seen.box == box_of(one.mask)
+            assert one.mask.mean() > 0.003
+        middles = [one.seen.middle for one in scene.instances]
+        assert middles == sorted(middles)
+        assert len({one.identity for one in scene.instances}) == len(scene.instances)
+    assert counts == {1, 2, 3, 4}
+
+
+@pytest.mark.parametrize("scene", range(0, 30, 3))
+def test_a_mask_is_where_the_instance_is_seen(scene: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An instance that gives no light changes the picture all over its mask and, rim apart, only there."""
+    before_ = MANY.render(scene)
+    dark = before_.instances[scene % len(before_.instances)]
+    for wing in (Pets, Objects, Persons):
+        monkeypatch.setattr(wing, "cast", _unlit(wing.cast, dark.identity))
+    after = MANY.render(scene)
+    changed = np.abs(before_.image.astype(int) - after.image).sum(-1) > 0
+    near = dark.mask.copy()
+    for axis, by in ((0, 1), (1, 1)) * 4:  # lens blur
+        near |= np.roll(near, by, axis) | np.roll(near, -by, axis)
+    assert changed[dark.mask].mean() > 0.9
+    assert not changed[~near].any()
+    assert [one.seen for one in after.instances] == [one.seen for one in before_.instances]
+
+
+def _unlit(cast: Callable[..., Any], identity: str) -> Callable[..., Any]:
+    def dark_cast(wing: Any, number: int, rng: np.random.Generator) -> Any:
+        subject = cast(wing, number, rng)
+        if wing.name_of(number) == identity:
+            shine = subject.shine
+            subject.shine = lambda *args: (0 * shine(*args)[0], shine(*args)[1])
+        return subject
+
+    return dark_cast
+
+
+def test_who_would_hardly_be_seen_is_left_out() -> None:
+    far, near = np.full((2, 1000), np.inf, np.float32)
+    far[:100], near[30:130] = 5, 3
+    mostly_hidden = _owners(np.stack([far, near]))  # 30 of 100 are seen
+    assert set(mostly_hidden[:30]) == {-1} and set(mostly_hidden[30:130]) == {1}
+    near[30:45] = np.inf
+    shown = _owners(np.stack([far, near]))  # 45 of 100 are seen
+    assert set(shown[:45]) == {0} and set(shown[45:130]) == {1} and set(shown[130:]) == {-1}
+    tiny = np.full(1000, np.inf, np.float32)
+    tiny[:4] = 1
+    assert 1 not in _owners(np.stack([far, tiny])) and set(_owners(tiny[None])) == {0, -1}
+
+
+def test_a_subject_on_its_spot_is_traced_as_if_it_had_been_moved_there() -> None:
+    """The camera in the subject's frame sees what the camera of the stage sees of the moved solids."""
+    subject, rng = Pets().cast(1, stream(5)), stream(6)
+    spot = Spot((0.3, -0.4), 0.8, 1.0)
+    camera = Camera.orbit(np.zeros(3), 0.2, 0.3, 7.0, 0.1)
+    camera = replace(camera, zoom=4.0, shift=(0.1, -0.1))
+    light, around = Light.draw("noon", 0.0, rng), Surroundings.draw("lawn", 0.0, rng)
+    own = spot.own(Stage(camera, "lawn", "noon", light, around, ()))
+    rays = camera.rays(60)
+    inside = subject.meet(own.camera, spot.inward(rays))
+    outside = trace(spot.out_solids(subject.solids), camera.origin, rays, 0.022)
+    both, a, b = np.intersect1d(inside.ray, outside.ray, return_indices=True)
+    assert len(both) > 0.99 * max(len(inside.ray), len(outside.ray)) > 100
+    np.testing.assert_allclose(inside.depth[a], outside.depth[b], atol=0.02)
+    assert np.median(np.abs(inside.depth[a] - outside.depth[b])) < 1e-3
+    np.testing.assert_allclose(own.camera.rays(60), spot.inward(rays), atol=1e-5)
+    facing = (inside.normal * own.light.direction[:, None]).sum(0)[a]
+    assert np.median(np.abs(facing - (outside.normal * light.direction[:, None]).sum(0)[b])) < 1e-2
+    scaled = replace(spot, scale=2.0)
+    twice = scaled.out(np.array([[1, 0, 1]], np.float32))
+    np.testing.assert_allclose(twice, [[0.3 + 2 * np.cos(0.8), -0.4 + 2 * np.sin(0.8), 2]], atol=1e-6)
+
+
+# What is told of them.
+
+
+def test_sentences_agree_with_the_masks(drawn: list) -> None:
+    told = 0
+    for scene in drawn:
+        columns = [np.flatnonzero(one.mask.any(0)) for one in scene.instances]
+        for text, about in scene.sentences:
+            if len(about) < 2:
+                continue
+            told += 1
+            one, other = (columns[k] for k in about)
+            if "to the left of" in text:
+                assert np.median(one) < np.median(other) and one[0] < other[0] and one[-1] < other[-1]
+            elif "to the right of" in text:
+                assert np.median(one) > np.median(other) and one[0] > other[0] and one[-1] > other[-1]
+            else:
+                front, back = about if "in front of" in text else about[::-1]
+                assert scene.instances[front].seen.distance < scene.instances[back].seen.distance
+                assert len(np.intersect1d(one, other)) > 0
+    assert told > 60
+
+
+def test_in_front_is_who_hides_the_other(drawn: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the other taken away, nothing more is seen of the one in front; of the one behind, often more is."""
+    checked, uncovered = 0, 0
+    for number, scene in enumerate(drawn):
+        pairs = [(a, b) for a in scene.instances for b in scene.instances if before(a.seen, b.seen)]
+        if len(scene.instances) != 2 or not pairs:
+            continue
+        alone = {}
+        for row in range(4):
+            with monkeypatch.context() as patch:
+                patch.setattr("zoo.world.stage._owners", partial(_only, row))
+                for one in MANY.render(number).instances:
+                    alone[one.identity] = one.mask
+        front, back = pairs[0]
+        np.testing.assert_array_equal(alone[front.identity], front.mask)
+        assert not (back.mask & ~alone[back.identity]).any()
+        uncovered += int(alone[back.identity].sum() > back.mask.sum())
+        checked += 1
+    assert checked > 3 and uncovered > 1
+
+
+def _only(row: int, depth: np.ndarray) -> np.ndarray:
+    """Owners of the rays as if subject number ``row`` were the only one."""
+    return np.where(np.isfinite(depth[row % len(depth)]), row % len(depth), -1)
+
+
+def test_nothing_is_told_of_what_is_hidden() -> None:
+    """A collar, a pattern and a pose are told from pixels that show them, not from the individual's record."""
+    stage = Stage(
+        Camera.orbit(np.array([0, 0, 0.3], np.float32), 0.7, 0.1, 7.0, 0.0), "lawn", "noon",
+        Light.draw("noon", 0.0, stream(1)), Surroundings.draw("lawn", 0.0, stream(2)), (),
+    )  # fmt: skip
+    camera = replace(stage.camera, zoom=5.0)
+    collars = 0
+    for number in range(0, 100, 5):
+        posed = PosedPet(Pets().pet(number), Pose("sitting"), 0.0, "red")
+        met = posed.meet(camera, camera.rays(90))
+        light, told = posed.shine(met, np.ones(len(met.ray), bool), stage)
+        bare, without = PosedPet(posed.pet, posed.pose, 0.0, "none").shine(met, np.ones(len(met.ray), bool), stage)
+        red = np.abs(light - bare).max(0) > 0.02
+        assert told["facing"] == "camera" and told["pose"] == "sitting" and "collar" not in without
+        if "collar" in told:
+            collars += 1
+            _, hidden = posed.shine(met, ~red, stage)
+            assert red.mean() > 0.01 and "collar" not in hidden
+            _, hidden = posed.shine(met, met.point[2] < 0.1, stage)  # the paws alone
+            assert not {"pose", "facing"} & set(hidden)
+    assert collars > 1
+
+    things = Objects()
+    lamps = [k for k in range(0, things.identities, things.members) if things.kind(k // things.members) == "lamp"]
+    checked = 0
+    for number in lamps[:6]:
+        lamp = things.cast(number, stream(4))
+        met = lamp.meet(camera, camera.rays(90))
+        main = lamp.thing.figure.slot[met.element] == lamp.thing.figure.slots.index("main")
+        foot = ~main & (met.point[2] < 0.1)
+        _, told = lamp.shine(met, main, stage)
+        assert told["colour"] == lamp.thing.attributes["colour"]
+        _, hidden = lamp.shine(met, foot, stage)
+        finish, slots = lamp.thing.finish, set(lamp.thing.figure.slots) - {"main"}
+        if not any(np.allclose(finish.of_slot(slot)[0], finish.main, rtol=0.4, atol=0.03) for slot in slots):
+            assert set(hidden) == {"category"}
+            checked += 1
+    assert checked
+
+
+def test_every_word_is_in_the_vocabulary(drawn: list) -> None:
+    texts = [text for scene in drawn for text in (*scene.captions, *(said.text for said in scene.sentences))]
+    used = {word for text in texts for word in words_of(text)}
+    assert used <= set(vocabulary())
+    assert len(used) > 0.75 * len(vocabulary())  # which is no heap of words that never come
+    assert all(text == " ".join(text.split()) and text[0] != " " for text in texts)
+
+
+# Splits and identities.
+
+
+def test_individuals_are_those_of_the_wings_and_splits_share_none() -> None:
+    wings = (Pets(20, 3, seed=1), Objects(20, 3, seed=1), Persons(20, 3, seed=1))
+    split_of = {wing.name_of(k): wing.split_of(k) for wing in wings for k in range(wing.identities)}
+    kinds = set()
+    for number in range(90):
+        for wing, identity in MANY._choose(MANY.split_of(number), stream(9, number)):
+            assert split_of[MANY.wings[wing].name_of(identity)] == MANY.split_of(number)
+            kinds.add(wing)
+    assert kinds == {"pets", "objects", "persons"}
+    assert MANY.wings["pets"].pet(4).body == wings[0].pet(4).body
+    shares = [sum(MANY.split_of(k) == split for k in range(400)) / 400 for split in ("train", "val", "test")]
+    np.testing.assert_allclose(shares, [0.65, 0.1, 0.25], atol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("change", "remedy"),
+    [
+        ({"scenes": 0}, "scenes must be at least 1, got 0"),
+        ({"scenes": 3}, "3 scenes leave none for"),
+        ({"families": 2}, "families must be at least 3"),
+        ({"size": 8}, "size must be at least 32"),
+        ({"difficulty": 2.0}, "difficulty must be from 0 to 1"),
+    ],
+)
+def test_bad_fields_are_refused(change: dict, remedy: str) -> None:
+    with pytest.raises(ValueError, match=remedy):
+        replace(SMALL, **change)
+    with pytest.raises(IndexError, match="scene must be from 0 to 23, got 24"):
+        SMALL.render(24)
+
+
+# COCO's layout.
+
+
+def test_lists_agree_with_the_pictures(root: Path) -> None:
+    identities: dict[str, set[str]] = {}
+    files = set()
+    for split in ("train", "val", "test"):
+        lists = {name: table(root, name, split) for name in ("instances", "captions", "sentences")}
+        images = {image["id"]: image for image in lists["instances"]["images"]}
+        names = {kind["id"]: kind["name"] for kind in lists["instances"]["categories"]}
+        assert set(names.values()) == set(CATEGORIES)
+        boxes = {row["id"]: row for row in lists["instances"]["annotations"]}
+        assert len(boxes) == len(lists["instances"]["annotations"])
+        for number, image in images.items():
+            files.add(f"{split}/{image['file_name']}")
+            pixels = np.asarray(Image.open(root / split / image["file_name"]))
+            assert pixels.shape == (image["height"], image["width"], 3)
+            scene = SMALL.render(number)
+            np.testing.assert_array_equal(pixels, scene.image)
+            own = [row for row in boxes.values() if row["image_id"] == number]
+            for row, one in zip(own, scene.instances, strict=True):
+                assert tuple(row["bbox"]) == one.seen.box and row["area"] == one.mask.sum()
+                assert row["identity"] == one.identity and names[row["category_id"]] == one.seen.kind
+                assert row["attributes"] == one.seen.attributes and row["iscrowd"] == 0
+                np.testing.assert_array_equal(decoded(row["segmentation"]), one.mask)
+                identities.setdefault(split, set()).add(row["identity"])
+            said = [row["caption"] for row in lists["captions"]["annotations"] if row["image_id"] == number]
+            assert said == list(scene.captions) and len(said) >= 2
+        for row in lists["sentences"]["annotations"]:
+            assert {boxes[k]["image_id"] for k in row["about"]} == {row["image_id"]}
+        captions = read_captions(root, split)
+        assert len(captions) == len(images) == sum(SMALL.split_of(k) == split for k in range(24))
+    assert files == {name for name in files_of(root) if name.endswith(".png")}
+    assert not identities["train"] & identities["test"] and not identities["train"] & identities["val"]
+
+
+def decoded(runs: dict[str, Any]) -> np.ndarray:
+    """A mask from COCO's run lengths, as its own tools read them: columns first, beginning with zeros."""
+    value = np.arange(len(runs["counts"])) % 2 == 1
+    return np.repeat(value, runs["counts"]).reshape(runs["size"], order="F")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_run_lengths_of_any_mask(seed: int) -> None:
+    masks = [np.zeros((3, 5), bool), np.ones((3, 5), bool), stream(seed).random((7, 4)) < 0.5]
+    for mask in masks:
+        runs = run_lengths(mask)
+        np.testing.assert_array_equal(decoded(runs), mask)
+        assert sum(runs["counts"]) == mask.size
+        assert all(count > 0 for count in runs["counts"][1:])
+    assert run_lengths(np.array([[True, False], [True, True]])) == {"counts": [0, 2, 1, 1], "size": [2, 2]}
+
+
+def test_left_and_in_front_exclude_each_other(drawn: list) -> None:
+    for scene in drawn:
+        for one in scene.instances:
+            for other in scene.instances:
+                if one is not other and left_of(one.seen, other.seen, MANY.size):
+                    assert not left_of(other.seen, one.seen, MANY.size)
+                    assert not before(one.seen, other.seen) and not before(other.seen, one.seen)

@@ -1,0 +1,357 @@
+"""What is said of a scene: short sentences from a small closed vocabulary, true of what is to be seen."""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from zoo.world.clothes import BOTTOMS, COLOURS, TOPS
+from zoo.world.coat import COATS
+from zoo.world.crafts import CRAFTS
+from zoo.world.pets import COLLARS, SPECIES
+from zoo.world.surface import PALETTE
+
+_PLACES = {
+    "room": "in a room", "tiles": "on a tiled floor", "lawn": "on a lawn", "beach": "on a beach", "snow": "in the snow",
+    "studio": "in a studio", "carpet": "on a carpet", "abstract": "",
+}  # fmt: skip
+_NOUNS = {"coffee_maker": "coffee maker"}
+_PLURALS = {"fox": "foxes"}
+_NUMBERS = ("", "a", "two", "three", "four")
+_COATS = {
+    "pied": "{} and white", "tricolour": "tricolour", "striped": "striped {}", "spotted": "spotted {}",
+    "saddled": "dark-backed {}", "masked": "dark-faced {}",
+}  # fmt: skip
+_FURS = {
+    "pied": "has {} and white fur", "tricolour": "has tricolour fur", "striped": "has striped {} fur",
+    "spotted": "has spotted {} fur", "saddled": "has {} fur and a dark back", "masked": "has {} fur and a dark face",
+}  # fmt: skip
+_POSES = {"standing": "standing", "walking": "walking", "sitting": "sitting", "lying": "lying down"}
+_FACING = {
+    "camera": "facing the camera", "left": "facing left", "right": "facing right", "away": "facing away",
+}  # fmt: skip
+_PATTERNS = {
+    "stripes": "striped",
+    "bands": "banded",
+    "dots": "dotted",
+    "checks": "checked",
+    "check": "checked",
+    "plain": "plain",
+}
+_MATERIALS = {"wood": "wooden", "fabric": "fabric", "leather": "leather", "ceramic": "ceramic", "plastic": "plastic"}
+_METALS = {"grey": "steel", "brown": "copper", "yellow": "brass", "black": "black metal"}
+_TOPS = {"tee": "T-shirt"}
+_BAGS = {"backpack": "backpack", "shoulder_bag": "shoulder bag"}
+_HATS = ("cap", "beanie")
+#: what else the sentences are made of.
+_FRAMES = (
+    "a an another the and with is in on at to of from has wears made left right middle front back behind emblem collar"
+)
+_APART = 0.12  # of the picture's width: least distance of the middles of what is left and right
+_LAPPED = 0.25  # of the narrower width: most overlap of what is left and right
+_COVERED = 0.4  # of the narrower width: least overlap of what is in front and behind
+_DEPTH = 0.35  # least difference of their distances, in units of about a pet's length
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What sentences need to know of an instance.
+
+    Args:
+        kind: species, category or ``person``.
+        attributes: what is to be seen of it.
+        box: x, y, w, h in pixels of what is seen of it.
+        distance: from the camera, along the floor.
+    """
+
+    kind: str
+    attributes: dict[str, str]
+    box: tuple[int, int, int, int]
+    distance: float
+
+    @property
+    def noun(self) -> str:
+        return _NOUNS.get(self.kind, self.kind)
+
+    @property
+    def middle(self) -> float:
+        return self.box[0] + self.box[2] / 2
+
+    @property
+    def bottom(self) -> int:
+        return self.box[1] + self.box[3]
+
+
+class Sentence(NamedTuple):
+    """A sentence and the numbers of the instances that it is about."""
+
+    text: str
+    about: tuple[int, ...]
+
+
+# Where instances are.
+
+
+def _lap(one: Seen, other: Seen) -> float:
+    """Overlap of two boxes along x as a share of the narrower."""
+    ends = [(seen.box[0], seen.box[0] + seen.box[2]) for seen in (one, other)]
+    both = min(end for _, end in ends) - max(start for start, _ in ends)
+    return both / min(one.box[2], other.box[2])
+
+
+def left_of(one: Seen, other: Seen, size: int) -> bool:
+    """Whether one box is clearly to the left of another in a picture ``size`` pixels wide."""
+    return other.middle - one.middle >= _APART * size and _lap(one, other) <= _LAPPED
+
+
+def before(one: Seen, other: Seen) -> bool:
+    """Whether one stands clearly in front of another, as seen from the camera."""
+    nearer = other.distance - one.distance >= _DEPTH and one.bottom >= other.bottom
+    return nearer and _lap(one, other) >= _COVERED
+
+
+def place(k: int, among: Sequence[Seen], size: int) -> str:
+    """Where number ``k`` is among others: ``on the left``, ``in front`` and the like, or nothing where unclear."""
+    one, others = among[k], [other for n, other in enumerate(among) if n != k]
+    at = one.middle / size
+    left, right = [left_of(one, other, size) for other in others], [left_of(other, one, size) for other in others]
+    margin = 0.05 if others else -0.1  # alone it must be on that side of the picture, else of the others
+    if all(left) and at < 0.5 + margin:
+        return "on the left"
+    if all(right) and at > 0.5 - margin:
+        return "on the right"
+    if len(others) == 2 and any(left) and any(right) and 0.25 < at < 0.75:
+        return "in the middle"
+    if not others:
+        return "in the middle" if 0.45 < at < 0.55 else ""
+    if all(before(one, other) for other in others):
+        return "in front"
+    if all(before(other, one) for other in others):
+        return "at the back"
+    return ""
+
+
+# What instances look like.
+
+
+def _traits(seen: Seen) -> dict[str, str]:
+    """What can be told of an instance's looks, in words."""
+    words = seen.attributes
+    if seen.kind == "person":
+        told: dict[str, str] = {}
+        for part in ("top", "bottom"):
+            if part in words:
+                pattern = _PATTERNS.get(words.get(f"{part}_pattern", ""), "")
+                garment = (pattern, words.get(f"{part}_colour", ""), _TOPS.get(words[part], words[part]))
+                told[part] = " ".join(filter(None, garment))
+        return told | {part: words[part] for part in ("hat", "bag") if part in words}
+    if seen.kind in SPECIES:
+        told = {"coat": _COATS[words["pattern"]].format(words["coat"])} if "pattern" in words else {}
+        return told | {part: words[part] for part in ("collar",) if part in words}
+    return _finish(words)
+
+
+def _finish(words: dict[str, str]) -> dict[str, str]:
+    """What can be told of an object's finish."""
+    told = {"pattern": _PATTERNS[words["pattern"]]} if words.get("pattern") in _PATTERNS else {}
+    if words.get("pattern") == "emblem":
+        told["emblem"] = "emblem"
+    if "colour" in words:
+        metal = words["material"] == "metal"
+        first = _METALS[words["colour"]] if metal else words["colour"]
+        told["colour"] = f"{words['accent']} and {first}" if "accent" in words and metal else first
+        if "accent" in words and not metal:
+            told["colour"] = f"{first} and {words['accent']}"
+        if not metal and words["category"] != "bicycle":  # who could tell
+            told["material"] = _MATERIALS[words["material"]]
+    return told
+
+
+def phrase(seen: Seen, only: Collection[str] | None = None) -> str:
+    """An instance without its article, with all of its traits or ``only`` some: ``striped grey cat``."""
+    traits = {name: word for name, word in _traits(seen).items() if only is None or name in only}
+    if only is None and traits.get("pattern") == "plain":
+        del traits["pattern"]
+    before_noun = [traits[name] for name in ("coat", "pattern", "colour", "material") if name in traits]
+    worn = [_worn(name, traits[name]) for name in ("top", "bottom", "hat") if name in traits]
+    after = [f"in {_and(worn)}"] if worn else []
+    if "bag" in traits:
+        after.append(f"with {_a(_BAGS[traits['bag']])}")
+    if "collar" in traits:
+        after.append(f"with a {traits['collar']} collar")
+    if "emblem" in traits:
+        after.append("with an emblem")
+    return " ".join([*before_noun, seen.noun, *after])
+
+
+def _worn(part: str, garment: str) -> str:
+    plural = part == "bottom" and not garment.endswith("skirt")
+    return garment if plural else _a(garment)
+
+
+def _facts(seen: Seen) -> dict[str, str]:
+    """What can be said of an instance: trait, or ``pose`` or ``facing`` -> the rest of a sentence."""
+    words, traits = seen.attributes, _traits(seen)
+    said = {}
+    if "pose" in words:
+        said["pose"] = f"is {_POSES[words['pose']]}"
+    if "facing" in words:
+        said["facing"] = f"is {_FACING[words['facing']]}"
+    if "pattern" in traits:
+        said["pattern"] = f"is {traits['pattern']}"
+    if "coat" in traits:
+        said["coat"] = _FURS[words["pattern"]].format(words["coat"])
+    if "collar" in traits:
+        said["collar"] = f"wears a {traits['collar']} collar"
+    if words.get("material") == "metal":
+        said["colour"] = f"is made of {_METALS[words['colour']]}"
+    elif "colour" in traits:
+        said["colour"] = f"is {traits['colour']}"
+    if "material" in traits:
+        said["material"] = f"is made of {words['material']}"
+    if "emblem" in traits:
+        said["emblem"] = "has an emblem"
+    for name in ("top", "bottom", "hat"):
+        if name in traits:
+            said[name] = f"wears {_worn(name, traits[name])}"
+    if "bag" in traits:
+        said["bag"] = f"has {_a(_BAGS[traits['bag']])}"
+    return said
+
+
+def _a(words: str) -> str:
+    return f"an {words}" if words[0] in "aeiou" else f"a {words}"
+
+
+def _and(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+# How one is told from the others.
+
+_TELLING: tuple[tuple[str, ...], ...] = (
+    (), ("coat",), ("colour",), ("top",), ("pattern",), ("material",), ("bottom",), ("collar",), ("bag",), ("emblem",),
+    ("coat", "collar"), ("pattern", "colour"), ("top", "bottom"),
+)  # fmt: skip
+_MARKS = ("collar", "bag", "emblem", "hat")  # traits that some do not have
+
+
+def _differs(one: Seen, other: Seen, trait: str) -> bool:
+    mine, theirs = _traits(one).get(trait), _traits(other).get(trait)
+    if mine is None or (theirs is None and trait not in _MARKS):
+        return False
+    if trait in ("top", "bottom"):  # garments of one colour look alike
+        colours = {seen.attributes.get(f"{trait}_colour") for seen in (one, other)}
+        return len(colours) == 2 and None not in colours
+    if trait == "colour":  # steel is grey, too
+        return not {one.attributes["colour"], one.attributes.get("accent")} & {
+            other.attributes["colour"], other.attributes.get("accent"),
+        } - {None}  # fmt: skip
+    return mine != theirs
+
+
+def by_looks(k: int, scene: Sequence[Seen]) -> tuple[str, tuple[str, ...]] | None:
+    """The shortest words that fit number ``k`` alone, with the traits that they name; None where there are none."""
+    others = [other for n, other in enumerate(scene) if n != k and other.noun == scene[k].noun]
+    for traits in _TELLING:
+        if not set(traits) <= set(_traits(scene[k])):
+            continue
+        if all(any(_differs(scene[k], other, trait) for trait in traits) for other in others):
+            return f"the {phrase(scene[k], traits)}", traits
+    return None
+
+
+def by_place(k: int, scene: Sequence[Seen], size: int) -> str | None:
+    """Number ``k`` told from those of its kind by its place: ``the cat on the left``; None where that is unclear."""
+    kin = [n for n, other in enumerate(scene) if other.noun == scene[k].noun]
+    where = place(kin.index(k), [scene[n] for n in kin], size) if len(kin) > 1 else ""
+    return f"the {scene[k].noun} {where}" if where else None
+
+
+# What is said.
+
+
+def captions(scene: Sequence[Seen], background: str, size: int) -> tuple[str, ...]:
+    """Captions of a whole scene whose instances are given from left to right."""
+    where = f" {_PLACES[background]}" if _PLACES[background] else ""
+    wholes = [phrase(seen) for seen in scene]
+    told = [_a(whole) if whole not in wholes[:k] else f"another {whole}" for k, whole in enumerate(wholes)]
+    said = [_counted(scene) + where, _and(told) + where]
+    if len(scene) == 1:
+        words = scene[0].attributes
+        doing = [table[words[name]] for name, table in (("pose", _POSES), ("facing", _FACING)) if name in words]
+        said += [f"{told[0]} {how}{where}" for how in doing]
+    if len(scene) == 2:
+        for k, n in ((0, 1), (1, 0)):
+            other = f"another {wholes[n]}" if wholes[k] == wholes[n] else _a(wholes[n])
+            pairs = [f"{_a(wholes[k])} {how} {other}" for how in _relations(k, n, scene, size)]
+            said += [*pairs, *(pair + where for pair in pairs)]
+    if len(scene) > 2 and all(left_of(one, other, size) for one, other in zip(scene, scene[1:], strict=False)):
+        nouns = [_a(seen.noun) for seen in scene]
+        said += [f"from left to right {_and(nouns)}", f"from left to right {_and(told)}"]
+    return tuple(dict.fromkeys(said))
+
+
+def _counted(scene: Sequence[Seen]) -> str:
+    """``two cats and a mug``."""
+    nouns = [seen.noun for seen in scene]
+    parts = []
+    for noun in dict.fromkeys(nouns):
+        count = nouns.count(noun)
+        parts.append(_a(noun) if count == 1 else f"{_NUMBERS[count]} {_plural(noun)}")
+    return _and(parts)
+
+
+def _plural(noun: str) -> str:
+    return _PLURALS.get(noun, f"{noun}s")
+
+
+def _relations(k: int, n: int, scene: Sequence[Seen], size: int) -> Iterator[str]:
+    """How number ``k`` stands to number ``n``."""
+    one, other = scene[k], scene[n]
+    if left_of(one, other, size):
+        yield "to the left of"
+    if left_of(other, one, size):
+        yield "to the right of"
+    if before(one, other):
+        yield "in front of"
+    if before(other, one):
+        yield "behind"
+
+
+def sentences(scene: Sequence[Seen], size: int) -> tuple[Sentence, ...]:
+    """Sentences about single instances and about pairs of them; none about what cannot be told apart."""
+    said = []
+    for k, one in enumerate(scene):
+        looks, there = by_looks(k, scene), by_place(k, scene, size)
+        where = place(k, scene, size)
+        if where:
+            said.append(Sentence(f"{where} is {_a(phrase(one))}", (k,)))
+        for trait, fact in _facts(one).items():
+            if there:
+                said.append(Sentence(f"{there} {fact}", (k,)))
+            if looks and trait not in looks[1]:
+                said.append(Sentence(f"{looks[0]} {fact}", (k,)))
+    for k in range(len(scene)):
+        for n in range(len(scene)):
+            mine, theirs = by_looks(k, scene), by_looks(n, scene)
+            if k != n and mine and theirs:
+                said += [Sentence(f"{mine[0]} is {how} {theirs[0]}", (k, n)) for how in _relations(k, n, scene, size)]
+    return tuple(said)
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a sentence, commas left out."""
+    return text.replace(",", " ").split()
+
+
+def vocabulary() -> tuple[str, ...]:
+    """Every word that a caption or sentence of a scene can have, sorted; commas come on top."""
+    nouns = [_NOUNS.get(kind, kind) for kind in (*SPECIES, *CRAFTS, "person")]
+    coats = [coat for coats in COATS.values() for coat in coats]
+    tables = (_PLACES, _COATS, _FURS, _POSES, _FACING, _PATTERNS, _MATERIALS, _METALS, _BAGS)
+    texts = [
+        _FRAMES, "wood", *(text.replace("{}", "") for table in tables for text in table.values()), *nouns,
+        *map(_plural, nouns), *_NUMBERS, *coats, *PALETTE, *COLOURS, *COLLARS,
+        *(_TOPS.get(top, top) for top in TOPS), *BOTTOMS, *_HATS,
+    ]  # fmt: skip
+    return tuple(sorted({word for text in texts for word in words_of(text)}))
