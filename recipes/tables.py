@@ -59,3 +59,41 @@ def _other(names: list[str], columns: Mapping[str, Scores]) -> Table:
 
 def _percent(names: list[str], scores: Scores) -> list[str]:
     return [f"{100 * scores[name]:.1f}" if name in scores else "" for name in names]
+
+
+def choice_tables(results: Mapping[str, Scores]) -> list[Table]:
+    """Accuracies of models in galleries: a table of categories, and one of levels of difficulty if there are several.
+
+    Args:
+        results: model -> score, such as `test/accuracy`, `test/pet/accuracy` or `test/tau=0.5/accuracy`; the baselines
+            `chance`, `expert` and `general` are taken from the last one.
+    """
+    last = list(results.values())[-1]
+    split = next(iter(last)).partition("/")[0]
+    lines = {"chance": (last, "chance"), "general encoder alone": (last, "general")}
+    lines |= {"expert alone": (last, "expert")} if f"{split}/expert" in last else {}
+    lines |= {model: (scores, "accuracy") for model, scores in results.items()}
+    lines |= {
+        f"  {model}, written": (scores, "written") for model, scores in results.items() if f"{split}/written" in scores
+    }
+    parts = [name.split("/")[1] for name in last if name.count("/") == 2 and name.endswith("/accuracy")]
+    levels = [part for part in parts if "=" in part]
+    categories = [part for part in parts if part not in levels]
+    count = (
+        f"{last.get(f'{split}/conversations', 0):.0f} conversations of identities never trained on, right answers in %"
+    )
+    tables = [_choices(lines, split, {**{c: f"{c}/" for c in categories}, "mean": ""}, count)]
+    if len(levels) > 1:
+        tables.append(
+            _choices(lines, split, {level: f"{level}/" for level in levels}, "mean over categories, by level")
+        )
+    return tables
+
+
+def _choices(lines: Mapping[str, tuple[Scores, str]], split: str, columns: Mapping[str, str], title: str) -> Table:
+    table = Table("model", *columns, title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for line, (scores, name) in lines.items():
+        table.add_row(line, *_percent([f"{split}/{where}{name}" for where in columns.values()], scores))
+    return table

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+_ORIENTATION, _FIRST_TURNED = 0x0112, 5  # EXIF: 5 to 8 lie on their side
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"})
 
 
@@ -37,6 +38,21 @@ def read_image(path: Path, box: tuple[float, float, float, float] | None = None)
     except (OSError, SyntaxError, ValueError, EOFError, MemoryError, Image.DecompressionBombError) as error:
         raise UnreadableImage(str(error) or type(error).__name__) from error
     return image if box is None else _crop(image, box)
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Width and height of an image as `read_image` gives it, without decoding it.
+
+    Raises:
+        UnreadableImage: missing, or not an image.
+    """
+    try:
+        with Image.open(path) as file:
+            width, height = file.size
+            turned = file.getexif().get(_ORIENTATION, 1) >= _FIRST_TURNED
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UnreadableImage("no such file" if isinstance(error, FileNotFoundError) else "not an image") from error
+    return (height, width) if turned else (width, height)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from zoo.contracts import IdentityBatch
@@ -16,6 +15,7 @@ from zoo.data.dataset import Collate, IdentityDataset
 from zoo.data.index import SPLITS, TESTED, IdentityIndex
 from zoo.data.join import Source, read_sources
 from zoo.data.readers import find_reader
+from zoo.data.resuming import ResumableData
 from zoo.data.samplers import PKSampler, ShardSampler
 from zoo.data.transforms import Augment, Transform
 from zoo.distributed import rank, world_size
@@ -24,7 +24,7 @@ from zoo.world import World
 log = logging.getLogger(__name__)
 
 
-class InstanceData(LightningDataModule):
+class InstanceData(ResumableData):
     """Images of known identities, in batches that metric learning needs.
 
     The images come from `root`; else from several `sources`, joined; else the procedural world is drawn (once,
@@ -102,7 +102,6 @@ class InstanceData(LightningDataModule):
         self.eval_batch_size, self.workers = eval_batch_size, workers
         self.predict_split, self.max_unreadable, self.seed = predict_split, max_unreadable, seed
         self.unreadable: dict[str, None] = {}  # an ordered set of "path: reason"
-        self._next = {"epoch": 0, "step": 0}
         self._index: IdentityIndex | None = None
 
     @property
@@ -188,7 +187,7 @@ class InstanceData(LightningDataModule):
             self.index.categories,
             self.categories_per_batch,
         )
-        sampler.resume(self._next["epoch"], self._next["step"])
+        sampler.resume(**self.resume_at)
         return DataLoader(
             IdentityDataset(self.index, self._transform.compose(self.augment), self.seed),
             batch_size=sampler.p * sampler.k // world_size(),
@@ -242,23 +241,6 @@ class InstanceData(LightningDataModule):
     def _loading(self) -> dict[str, Any]:
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         return {"num_workers": self.workers, "pin_memory": on_gpu}
-
-    # ------------------------------------------------------------------ resuming
-
-    def state_dict(self) -> dict[str, int]:
-        """Epoch and step that a resumed run draws next; kept in every checkpoint."""
-        assert self.trainer is not None
-        epoch: Any = self.trainer.fit_loop.epoch_progress.current
-        step = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
-        if epoch.started == epoch.processed:  # between epochs
-            return {"epoch": epoch.processed, "step": 0}
-        if step < self.trainer.num_training_batches:
-            return {"epoch": epoch.processed, "step": step}
-        return {"epoch": epoch.processed + 1, "step": 0}  # after the last step, before the epoch is closed
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Called before the loaders are built, earlier than the trainer restores its own progress."""
-        self._next = state_dict
 
     # ------------------------------------------------------------------ bad input
 

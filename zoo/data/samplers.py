@@ -1,7 +1,7 @@
 """Which images a step sees. Stateless: the order is a function of (seed, epoch, step) and of nothing else, so
 neither a resume nor the number of workers can change it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -134,6 +134,113 @@ class PKSampler(Sampler[Key]):
     def _draw_k(self, rows: np.ndarray, draw: np.random.Generator) -> np.ndarray:
         repeats = -(-self.k // len(rows))
         return np.concatenate([draw.permutation(rows) for _ in range(repeats)])[: self.k]
+
+
+class ShuffledSampler(Sampler[Key]):
+    """Batches of rows in random order; every row comes once before any comes again.
+
+    Args:
+        rows: the rows to draw from.
+        batch_size: rows in the global batch.
+        seed: seed of the order.
+        rank: this process.
+        world_size: number of processes.
+        steps: length of an epoch in batches; None for as many as the rows fill.
+
+    Raises:
+        ValueError: no row, or a batch that the ranks cannot share evenly.
+    """
+
+    def __init__(
+        self,
+        rows: np.ndarray,
+        batch_size: int,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        steps: int | None = None,
+    ) -> None:
+        if not len(rows):
+            raise ValueError("There is nothing to draw batches from. Give at least one row.")
+        if batch_size < 1 or batch_size % world_size:
+            raise ValueError(
+                f"A batch of {batch_size} cannot be shared evenly by {world_size} processes. "
+                f"Choose a multiple of {world_size}."
+            )
+        self.rows, self.batch_size, self.seed, self.rank, self.world_size = rows, batch_size, seed, rank, world_size
+        self.steps = steps if steps is not None else max(1, len(rows) // batch_size)
+        self.epoch = 0
+        self.first_step = 0
+
+    def __len__(self) -> int:
+        return self.steps * self.batch_size // self.world_size
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the trainer at the start of every epoch."""
+        if epoch != self.epoch:
+            self.epoch, self.first_step = epoch, 0
+
+    def resume(self, epoch: int, step: int) -> None:
+        """Start the next pass at this step of this epoch, as if the steps before had been drawn."""
+        self.epoch, self.first_step = epoch, step
+
+    def __iter__(self) -> Iterator[Key]:
+        epoch, first = self.epoch, self.first_step
+        self.first_step = 0
+        for step in range(first, self.steps):
+            yield from (Key(epoch, row) for row in self.batch(epoch, step))
+
+    def batch(self, epoch: int, step: int) -> list[int]:
+        """This rank's part of one batch. Epochs follow each other through one endless row of permutations."""
+        start = (epoch * self.steps + step) * self.batch_size
+        drawn = []
+        for place in range(start + self.rank, start + self.batch_size, self.world_size):
+            turn, position = divmod(place, len(self.rows))
+            drawn.append(int(self.rows[self._permutation(turn)[position]]))
+        return drawn
+
+    def _permutation(self, turn: int) -> np.ndarray:
+        if getattr(self, "_turn", None) != turn:
+            self._turn = turn
+            self._order = np.random.default_rng((self.seed, turn)).permutation(len(self.rows))
+        return self._order
+
+
+class MixedSampler(Sampler[Key]):
+    """Batches with a fixed number of rows from each of several parts; rows are numbered part after part.
+
+    Args:
+        parts: samplers of the parts' own batches, each over all rows of its part.
+        steps: length of an epoch in batches; None for that of the longest part.
+    """
+
+    def __init__(self, parts: Sequence[ShuffledSampler], steps: int | None = None) -> None:
+        self.parts = parts
+        self.steps = steps if steps is not None else max(part.steps for part in parts)
+        for part in parts:
+            part.steps = self.steps  # an epoch is as long for each of them
+        self.first_rows = np.cumsum([0, *(len(part.rows) for part in parts)])[:-1].tolist()
+        self.epoch = 0
+        self.first_step = 0
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the trainer at the start of every epoch."""
+        if epoch != self.epoch:
+            self.epoch, self.first_step = epoch, 0
+
+    def resume(self, epoch: int, step: int) -> None:
+        """Start the next pass at this step of this epoch, as if the steps before had been drawn."""
+        self.epoch, self.first_step = epoch, step
+
+    def __iter__(self) -> Iterator[Key]:
+        epoch, first = self.epoch, self.first_step
+        self.first_step = 0
+        for step in range(first, self.steps):
+            for part, first_row in zip(self.parts, self.first_rows, strict=True):
+                yield from (Key(epoch, first_row + row) for row in part.batch(epoch, step))
 
 
 class ShardSampler(Sampler[Key]):

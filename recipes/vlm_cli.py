@@ -1,0 +1,101 @@
+"""The command line of recipes that train vision-language models."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from lightning.pytorch.cli import LightningArgumentParser
+from rich.table import Table
+
+from recipes.cli import RecipeCLI, read_checkpoint, run
+from recipes.tables import choice_tables
+from zoo.vlm.data import ConversationData
+from zoo.vlm.gallery_stage import GalleryStage
+from zoo.vlm.match import MatchStage
+from zoo.vlm.pretrain import PretrainStage
+
+
+class GalleryCLI(RecipeCLI):
+    """Trains a model that is scored by galleries."""
+
+    model: GalleryStage
+    datamodule: ConversationData
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        super().add_arguments_to_parser(parser)
+        parser.set_defaults(monitor="val/accuracy")
+
+    @property
+    def validates(self) -> bool:
+        return self.datamodule.validates
+
+    def tables(self, results: Mapping[str, Mapping[str, float]]) -> list[Table]:
+        return choice_tables(results)
+
+    def tested(self, model: GalleryStage, best: Path | None = None) -> dict[str, float]:
+        """Scores of a model on the test conversations."""
+        return dict(self.trainer.test(model, self.datamodule, ckpt_path=best, verbose=False)[0])
+
+
+class MatchCLI(GalleryCLI):
+    """Stage 1: the trained model is tested beside its base, and beside a control that was trained without experts."""
+
+    model: MatchStage
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        super().add_arguments_to_parser(parser)
+        parser.add_argument(
+            "--control",
+            type=bool,
+            default=False,
+            help="Train the same without experts, too, as a run of its own, and test it beside.",
+        )
+
+    def after_training(self, best: Path) -> None:
+        trained = self.tested(self.model, best)
+        results = {"base model": self._of_base()}
+        if self._get(self.config, "control") and self.model.make_adapter is not None:
+            self.say("The same without experts, to compare with:")
+            results["stage 1 without experts"] = self._of_control()
+        named = "stage 1 with experts" if self.model.make_adapter is not None else "stage 1 without experts"
+        self.report(results | {named: trained})
+        self.say_where(
+            {"best checkpoint": best, "pictures": self.folder / "pictures"},
+            f"python -m recipes.{self.recipe} test -c {self.folder / 'config.yaml'} --ckpt_path {best}",
+        )
+
+    def _of_base(self) -> dict[str, float]:
+        """The model as it was, asked in the same way."""
+        given = self.model
+        base = MatchStage(
+            given.vlm_name,
+            dtype=given.dtype_name,
+            attention=given.attention,
+            min_tokens=given.token_budget[0],
+            max_tokens=given.token_budget[1],
+            cache=given.cache,
+            writes=given.writes,
+        )
+        with self.without_loggers():
+            return self.tested(base)
+
+    def _of_control(self) -> dict[str, float]:
+        name = f"{self._get(self.config, 'name')}_without_experts"
+        given = [*self.given, "--model.fusion=null", "--model.experts=null", f"--name={name}", "--control=false"]
+        control = run(MatchStage, ConversationData, self.recipe, given, MatchCLI)
+        return control.results["stage 1 without experts"]
+
+
+class PretrainCLI(GalleryCLI):
+    """A small base model: kept as a folder that `zoo.load` and transformers read."""
+
+    model: PretrainStage
+
+    def after_training(self, best: Path) -> None:
+        self.model.load_state_dict(read_checkpoint(best)["state_dict"])
+        self.save(self.folder / "vlm")
+        self.say_where({"best checkpoint": best, "model": self.folder / "vlm"})
+
+    def save(self, folder: Path) -> None:
+        """Write the model with its card."""
+        if self.trainer.is_global_zero:
+            self.model.save(folder, self._get(self.config, "name"), self._command("fit"))

@@ -1,0 +1,179 @@
+"""MatchStage: stage 1 of IIR-VLM. The model learns to say which image of a gallery shows the instance of a query."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+import zoo
+from zoo.categories import find_category
+from zoo.contracts import FusionAdapter, IdentityEncoder
+from zoo.module import Optim
+from zoo.vlm.batch import VLMBatch, VLMProcessor
+from zoo.vlm.families import load_vlm
+from zoo.vlm.features import model_key
+from zoo.vlm.fused import FusedVLM, Seen
+from zoo.vlm.gallery_stage import GalleryStage
+from zoo.vlm.towers import CachedTowers
+
+_MADE_OF = "made_of"
+
+
+class MatchStage(GalleryStage):
+    """Stage 1 (IIR-VLM, sec. 3.3): in-context matching, answered as `[Pet 3]`.
+
+    The language model, the vision tower and the experts are frozen; the projector and an adapter for each expert
+    train, on the answer's tokens only.
+
+    Args:
+        vlm: name on the shelf, folder or hub id of the vision-language model.
+        experts: category -> card of its expert; null for none.
+        fusion: makes an adapter from (width of a token, width of an expert's vector); null for none.
+        before_projector: where identities are added: before the projector, or after it.
+        patch_tokens: give adapters the experts' patch tokens instead of one vector.
+        dtype: type of the frozen model's weights.
+        attention: how the frozen model attends: sdpa, eager or flash_attention_2.
+        gradient_checkpointing: compute the language model's activations again in the backward pass, to save memory.
+        min_tokens: fewest tokens of an image.
+        max_tokens: most tokens of an image.
+        gate_lr: learning rate of the adapters' gates, which start at 0; not decayed.
+        cache: folder where features of the frozen towers are kept, so that each image is seen once only; null runs
+            the towers in every step.
+        writes: whether a test also lets the model write its answers, beside scoring the options.
+        optim: optimiser and schedule.
+        freeze: what does not train either, by name; `*` matches anything.
+    """
+
+    def __init__(
+        self,
+        vlm: str,
+        experts: dict[str, str] | None = None,
+        fusion: Callable[[int, int], FusionAdapter] | None = None,
+        before_projector: bool = True,
+        patch_tokens: bool = False,
+        dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+        attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa",
+        gradient_checkpointing: bool = False,
+        min_tokens: int | None = None,
+        max_tokens: int | None = None,
+        gate_lr: float = 1e-2,
+        cache: str | None = None,
+        writes: bool = True,
+        optim: Optim = Optim(lr=1e-4, warmup=0.03),  # noqa: B008  (frozen)
+        freeze: list[str] | None = None,
+    ) -> None:
+        super().__init__(optim, freeze, writes)
+        self.save_plain_hyperparameters()
+        self.vlm_name, self.expert_names = vlm, dict(experts or {})
+        self.make_adapter = fusion and (lambda width, identity: fusion(width, identity))
+        self.before_projector, self.patch_tokens = before_projector, patch_tokens
+        self.dtype_name, self.attention, self.gradient_checkpointing = dtype, attention, gradient_checkpointing
+        self.token_budget = (min_tokens, max_tokens)
+        self.gate_lr, self.cache = gate_lr, cache
+        self.towers: CachedTowers | None = None
+
+    # ------------------------------------------------------------------ parts
+
+    def configure_model(self) -> None:
+        """Load the model and the experts, and make the adapters."""
+        if hasattr(self, "fused"):
+            return
+        vlm, processor = load_vlm(self.vlm_name, self.dtype_name, self.attention)
+        if self.gradient_checkpointing:
+            vlm.gradient_checkpointing_enable({"use_reentrant": False})
+        experts = {category: self._load_expert(category, card) for category, card in self.expert_names.items()}
+        self.made_of = {"vlm": model_key(vlm), **{category: model_key(expert) for category, expert in experts.items()}}
+        with self.seeded():
+            self.fused = FusedVLM(vlm, experts, self.make_adapter, self.before_projector, self.patch_tokens)
+        self.batcher = VLMProcessor(
+            processor,
+            self.fused.family,
+            vlm.config,
+            *self.token_budget,
+            experts={category: expert.transform for category, expert in experts.items()},
+        )
+        self.apply_freezing()
+
+    @staticmethod
+    def _load_expert(category: str, card: str) -> IdentityEncoder:
+        find_category(category)
+        expert = zoo.load(card)
+        if not isinstance(expert, IdentityEncoder):
+            raise ValueError(
+                f"experts.{category}: {card} is a {type(expert).__name__}, no identity encoder. Name an expert's card."
+            )
+        return expert
+
+    def lr_multipliers(self) -> dict[str, float]:
+        return {"fused.adapters.*.gate": self.gate_lr / self.optim.lr}
+
+    # ------------------------------------------------------------------ features
+
+    def on_fit_start(self) -> None:
+        self._keep_features("train", "val")
+
+    def on_validation_start(self) -> None:
+        if self.trainer.state.fn == "validate":
+            self._keep_features("val")
+
+    def on_test_start(self) -> None:
+        self._keep_features("test")
+
+    def _keep_features(self, *splits: str) -> None:
+        """Run the towers once on what the run is going to show, where their features are kept."""
+        if self.cache is not None:
+            if self.towers is None:
+                self.towers = CachedTowers(Path(self.cache).expanduser(), self.fused, self.batcher)
+            data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+            self.towers.fill(data.images(*splits), data.workers)
+
+    def see(self, batch: VLMBatch) -> Seen:
+        return self.fused.see(batch) if self.towers is None else self.towers.see(batch)
+
+    # ------------------------------------------------------------------ what a checkpoint holds
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Only what was trained; of what was not, the hash."""
+        trained = self._trained
+        checkpoint["state_dict"] = {name: v for name, v in checkpoint["state_dict"].items() if name in trained}
+        checkpoint[_MADE_OF] = self.made_of
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """
+        Raises:
+            ValueError: trained with other frozen parts, or tensors are missing, left over or of another shape.
+        """
+        for part, key in checkpoint.get(_MADE_OF, {}).items():
+            name = self.vlm_name if part == "vlm" else self.expert_names.get(part)
+            if self.made_of.get(part) != key:
+                raise ValueError(
+                    f"The checkpoint was trained with another {part} than {name}: its weights had the hash {key[:12]}, "
+                    f"these have {self.made_of.get(part, 'none')[:12]}. Name the one that it was trained with."
+                )
+        frozen = {name: tensor for name, tensor in self.state_dict().items() if name not in self._trained}
+        checkpoint["state_dict"] = frozen | checkpoint["state_dict"]
+        super().on_load_checkpoint(checkpoint)
+
+    @property
+    def _trained(self) -> set[str]:
+        return {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+    # ------------------------------------------------------------------ steps
+
+    def training_step(self, batch: VLMBatch, batch_idx: int) -> Tensor:
+        logits, labels = self.fused.answer_logits(batch, self.see(batch))
+        loss = F.cross_entropy(logits.float(), labels)
+        if not torch.isfinite(loss):
+            names = "\n  ".join(example.query.path for example in batch.examples)
+            raise ValueError(
+                f"The loss is nan or infinite at step {self.global_step}, in conversations with these queries:\n  "
+                f"{names}\nLook at them; else lower model.optim.lr, or clip gradients (trainer.gradient_clip_val)."
+            )
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.examples))
+        for category, adapter in self.fused.adapters.items():
+            if adapter.gate is not None:
+                self.log(f"gate/{category}", adapter.gate.detach())
+        return loss

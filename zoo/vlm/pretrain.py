@@ -1,0 +1,85 @@
+"""PretrainStage: a small vision-language model learns to see, to speak and to compare, from scratch."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from zoo.module import Optim
+from zoo.vlm.batch import VLMBatch, VLMProcessor
+from zoo.vlm.families import load_vlm
+from zoo.vlm.fused import FusedVLM
+from zoo.vlm.gallery_stage import GalleryStage
+from zoo.vlm.small import small_processor, small_tokenizer, small_vlm
+
+
+class PretrainStage(GalleryStage):
+    """Trains a whole model, or all of it but its vision tower, on the answers of captions and of easy galleries.
+
+    Args:
+        vlm: folder of the model to go on from; null for a new one of the sizes below.
+        width: of the language model, a multiple of 32.
+        layers: of the language model.
+        vision_width: of the vision tower, a multiple of 32.
+        vision_layers: of the vision tower.
+        patch: side of a patch in pixels; 2 x 2 patches become one token.
+        size: side of the square in pixels that images are brought to the area of.
+        vocabulary: most tokens of the tokenizer, which is made from the data's texts.
+        frozen_tower: leave the vision tower as it is.
+        optim: optimiser and schedule.
+    """
+
+    def __init__(
+        self,
+        vlm: str | None = None,
+        width: int = 128,
+        layers: int = 4,
+        vision_width: int = 128,
+        vision_layers: int = 4,
+        patch: int = 28,
+        size: int = 112,
+        vocabulary: int = 1024,
+        frozen_tower: bool = False,
+        optim: Optim = Optim(lr=1e-3, warmup=0.05),  # noqa: B008  (frozen)
+    ) -> None:
+        super().__init__(optim)
+        self.save_plain_hyperparameters()
+        self.start, self.frozen_tower = vlm, frozen_tower
+        self.widths = {"width": width, "layers": layers, "vision_width": vision_width, "vision_layers": vision_layers}
+        self.patch, self.size, self.vocabulary = patch, size, vocabulary
+
+    def configure_model(self) -> None:
+        """Load the model, or make one and its tokenizer."""
+        if hasattr(self, "fused"):
+            return
+        network, self.processor = self._new() if self.start is None else load_vlm(self.start)
+        self.fused = FusedVLM(network)
+        self.fused.requires_grad_(True)
+        if self.frozen_tower:
+            network.get_submodule(self.fused.family.tower).requires_grad_(False)
+        self.batcher = VLMProcessor(self.processor, self.fused.family, network.config)
+
+    def _new(self) -> tuple[PreTrainedModel, Any]:
+        texts = self.trainer.datamodule.texts()  # type: ignore[attr-defined]
+        tokenizer = small_tokenizer(texts, self.vocabulary)
+        with self.seeded():
+            network = small_vlm(tokenizer, **self.widths, patch=self.patch)
+        return network, small_processor(tokenizer, self.size, self.patch)
+
+    @property
+    def network(self) -> PreTrainedModel:
+        """The model of transformers, its projector in its place again."""
+        self.fused.family.put_projector(self.fused.vlm, self.fused.projector)
+        return self.fused.vlm
+
+    def training_step(self, batch: VLMBatch, batch_idx: int) -> Tensor:
+        logits, labels = self.fused.answer_logits(batch, self.see(batch))
+        each = F.cross_entropy(logits.float(), labels, reduction="none")
+        # Answers count alike, however long: a caption has many tokens, the choice from a gallery one that matters.
+        rows = (batch.labels[:, 1:] != -100).nonzero()[:, 0]
+        lengths = torch.bincount(rows, minlength=len(batch.labels))
+        loss = (each / lengths[rows]).sum() / len(batch.labels)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.labels))
+        return loss

@@ -1,0 +1,168 @@
+"""Frozen towers whose features are computed once and kept on disk: the vision tower's and the experts'."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from rich.progress import track
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from zoo.categories import Box
+from zoo.data.images import UnreadableImage, read_image
+from zoo.data.samplers import Key, ShardSampler
+from zoo.distributed import rank, world_size
+from zoo.vlm.batch import Example, VLMBatch, VLMProcessor, crop_key
+from zoo.vlm.features import FeatureCache, image_key, model_key
+from zoo.vlm.fused import FusedVLM, Seen
+
+_AT_ONCE = 64  # images through the towers
+
+
+class KeptImage(NamedTuple):
+    """An image to be kept: its file, its expert category, and x, y, w, h in pixels of what the expert sees of it."""
+
+    path: Path
+    category: str
+    box: Box | None
+
+
+class CachedTowers:
+    """What a `FusedVLM` sees, from disk: memory-mapped, so that memory does not grow with it.
+
+    A cache belongs to one tower, its weights and the resolution that it is given; see `FeatureCache`.
+
+    Args:
+        folder: where caches of all models lie.
+        fused: whose towers they are.
+        batcher: of the model.
+
+    Raises:
+        ValueError: a family whose tower gives more than tokens.
+    """
+
+    def __init__(self, folder: Path, fused: FusedVLM, batcher: VLMProcessor) -> None:
+        if fused.family.deepstack:
+            raise ValueError(
+                f"{fused.family.name} feeds DeepStack features to its language model, which no cache keeps. "
+                "Set model.cache to null."
+            )
+        vlm: Any = fused.vlm
+        self.fused, self.batcher = fused, batcher
+        resolution = [batcher.processor.image_processor.to_dict(), batcher.options]
+        self.tower = FeatureCache(
+            folder,
+            _key(vlm.get_submodule(fused.family.tower), resolution),
+            fused.family.widths(vlm.config)[0],
+            vlm.dtype,
+        )
+        kind = "tokens" if fused.patch_tokens else "vector"
+        self.experts = {
+            category: FeatureCache(
+                folder, _key(expert, [batcher.sizes[category], kind]), expert.embed_dim, torch.float32
+            )
+            for category, expert in fused.experts.items()
+        }
+
+    def see(self, batch: VLMBatch) -> Seen:
+        """As `FusedVLM.see`, without running anything.
+
+        Raises:
+            KeyError: an image that has not been kept.
+        """
+        device = batch.input_ids.device
+        tokens, counts = self._found(self.tower, batch.keys)
+        identities = {}
+        for category, cache in self.experts.items():
+            if category in batch.experts:
+                crops = batch.experts[category].keys
+                vectors, each = self._found(cache, crops)
+                shape = (len(crops), int(each[0]) if len(each) else 1, cache.width)
+                identities[category] = vectors.view(shape).to(device)
+        return Seen(tokens.to(device), counts.to(device), identities)
+
+    @staticmethod
+    def _found(cache: FeatureCache, keys: Sequence[str]) -> tuple[Tensor, Tensor]:
+        found = cache.get(keys)
+        if found is None:
+            missing = [keys[place] for place in cache.missing(keys)]
+            raise KeyError(f"{len(missing)} images are not in the feature cache {cache.folder}, such as {missing[0]}.")
+        return found
+
+    def fill(self, images: Sequence[KeptImage], workers: int) -> None:
+        """Run the towers on those images that are not kept yet, a part of them on each process.
+
+        It can be stopped at any time; the next call goes on. An image that cannot be read stays away.
+
+        Args:
+            images: what is to be kept.
+            workers: processes that decode.
+        """
+        wanted = [image for image in images if self._lacks(image)]
+        shards = ShardSampler(np.arange(len(wanted)), rank(), world_size())
+        loader = DataLoader(
+            _Images(wanted),
+            batch_size=_AT_ONCE,
+            sampler=shards,
+            collate_fn=partial(_collate, self.batcher),
+            num_workers=workers if len(shards) > _AT_ONCE else 0,
+        )
+        bar = track(loader, "Keeping features", len(loader), disable=rank() != 0 or not len(loader))
+        for batch in bar:
+            if batch is not None:
+                self._keep(batch)
+        if world_size() > 1:
+            torch.distributed.barrier()
+        for cache in (self.tower, *self.experts.values()):
+            cache.refresh()
+
+    def _lacks(self, image: KeptImage) -> bool:
+        try:
+            key = image_key(image.path, ())
+        except OSError:
+            return False
+        expert = self.experts.get(image.category)
+        return key not in self.tower or expert is not None and crop_key(key, image.box) not in expert
+
+    def _keep(self, batch: VLMBatch) -> None:
+        seen = self.fused.see(batch.to(self.fused.device))
+        self.tower.put(batch.keys, seen.tokens.to(self.tower.dtype), seen.patches)
+        for category, identity in seen.identities.items():
+            if len(identity):
+                counts = torch.full((len(identity),), identity.shape[1])
+                self.experts[category].put(batch.experts[category].keys, identity.flatten(0, 1), counts)
+
+
+class _Images(Dataset[Example | None]):
+    """Images one by one, None for those that cannot be read."""
+
+    def __init__(self, images: Sequence[KeptImage]) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, key: Key) -> Example | None:
+        path, category, box = self.images[key.row]
+        try:
+            image = read_image(path)
+        except UnreadableImage:
+            return None  # named when a conversation asks for it
+        message = {"role": "user", "content": [{"type": "image", "image": image}]}
+        return Example([message], "", path, (image_key(path, ()),), (category,), (box,))
+
+
+def _collate(batcher: VLMProcessor, items: Sequence[Example | None]) -> VLMBatch | None:
+    examples = [item for item in items if item is not None and batcher.unfit(item) is None]
+    return batcher(examples, for_generation=True) if examples else None
+
+
+def _key(tower: Any, resolution: Any) -> str:
+    """Hash of a tower and of what decides how large images are when it sees them."""
+    said = json.dumps([model_key(tower), resolution], sort_keys=True, default=str)
+    return hashlib.sha256(said.encode()).hexdigest()[:32]
