@@ -12,6 +12,7 @@ from zoo.vlm.data import ConversationData
 from zoo.vlm.gallery_stage import GalleryStage
 from zoo.vlm.match import MatchStage
 from zoo.vlm.pretrain import PretrainStage
+from zoo.vlm.pretrain_data import PretrainData
 
 
 class GalleryCLI(RecipeCLI):
@@ -86,16 +87,25 @@ class MatchCLI(GalleryCLI):
 
 
 class PretrainCLI(GalleryCLI):
-    """A small base model: kept as a folder that `zoo.load` and transformers read."""
+    """A small base model: kept as a folder that `zoo.load` and transformers read, and then perhaps trained further."""
 
     model: PretrainStage
 
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        super().add_arguments_to_parser(parser)
+        parser.add_argument(
+            "--then",
+            type=str | None,
+            default=None,
+            help="YAML of a run that goes on from the model, such as recipes/configs/vlm_base_compare.yaml.",
+        )
+
     def after_training(self, best: Path) -> None:
         self.model.load_state_dict(read_checkpoint(best)["state_dict"])
-        self.save(self.folder / "vlm")
-        self.say_where({"best checkpoint": best, "model": self.folder / "vlm"})
-
-    def save(self, folder: Path) -> None:
-        """Write the model with its card."""
+        folder, then = self.folder / "vlm", self._get(self.config, "then")
         if self.trainer.is_global_zero:
             self.model.save(folder, self._get(self.config, "name"), self._command("fit"))
+        self.trainer.strategy.barrier()
+        self.say_where({"best checkpoint": best, "model": folder})
+        if then is not None:
+            run(PretrainStage, PretrainData, self.recipe, ["fit", f"-c={then}", f"--model.vlm={folder}"], PretrainCLI)

@@ -71,6 +71,9 @@ class FusedVLM(ZooModule):
         super().train(mode)
         self.vlm.eval()
         self.experts.eval()
+        for module in self.vlm.modules():  # transformers checkpoints activations of layers in training mode only
+            if getattr(module, "gradient_checkpointing", False):
+                module.training = mode
         return self
 
     # ------------------------------------------------------------------ images

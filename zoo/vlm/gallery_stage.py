@@ -2,6 +2,7 @@
 
 import math
 from itertools import product
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -16,6 +17,7 @@ from zoo.module import Optim, ZooModule
 from zoo.vlm.batch import VLMBatch, VLMProcessor
 from zoo.vlm.fused import FusedVLM, Seen
 from zoo.vlm.prompts import option_ids, options, parse_choice
+from zoo.vlm.towers import CachedTowers
 
 _SPARE_TOKENS = 4  # that a written answer may have beyond the longest option
 
@@ -32,19 +34,48 @@ class GalleryStage(ZooModule):
         optim: optimiser and schedule.
         freeze: what does not train, by name; `*` matches anything.
         writes: whether a test also lets the model write its answers.
+        cache: folder where features of frozen towers are kept, so that each image is seen once only; None runs the
+            towers in every step.
     """
 
     fused: FusedVLM
     batcher: VLMProcessor
 
-    def __init__(self, optim: Optim | None = None, freeze: list[str] | None = None, writes: bool = True) -> None:
+    def __init__(
+        self,
+        optim: Optim | None = None,
+        freeze: list[str] | None = None,
+        writes: bool = True,
+        cache: str | None = None,
+    ) -> None:
         super().__init__(optim, freeze)
-        self.writes = writes
+        self.writes, self.cache = writes, cache
+        self.towers: CachedTowers | None = None
         self._metrics: dict[str, ChoiceAccuracy] = {}
 
+    # ------------------------------------------------------------------ features
+
+    def on_fit_start(self) -> None:
+        self._keep_features("train", "val")
+
+    def on_validation_start(self) -> None:
+        if self.trainer.state.fn == "validate":
+            self._keep_features("val")
+
+    def on_test_start(self) -> None:
+        self._keep_features("test")
+
+    def _keep_features(self, *splits: str) -> None:
+        """Run the towers once on what the run is going to show, where their features are kept."""
+        if self.cache is not None:
+            if self.towers is None:
+                self.towers = CachedTowers(Path(self.cache).expanduser(), self.fused, self.batcher)
+            data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+            self.towers.fill(data.images(*splits), data.workers)
+
     def see(self, batch: VLMBatch) -> Seen:
-        """The frozen towers' part of a batch."""
-        return self.fused.see(batch)
+        """What the frozen towers make of the images of a batch."""
+        return self.fused.see(batch) if self.towers is None else self.towers.see(batch)
 
     # ------------------------------------------------------------------ steps
 

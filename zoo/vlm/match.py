@@ -1,7 +1,6 @@
 """MatchStage: stage 1 of IIR-VLM. The model learns to say which image of a gallery shows the instance of a query."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -15,9 +14,8 @@ from zoo.module import Optim
 from zoo.vlm.batch import VLMBatch, VLMProcessor
 from zoo.vlm.families import load_vlm
 from zoo.vlm.features import model_key
-from zoo.vlm.fused import FusedVLM, Seen
+from zoo.vlm.fused import FusedVLM
 from zoo.vlm.gallery_stage import GalleryStage
-from zoo.vlm.towers import CachedTowers
 
 _MADE_OF = "made_of"
 
@@ -65,15 +63,14 @@ class MatchStage(GalleryStage):
         optim: Optim = Optim(lr=1e-4, warmup=0.03),  # noqa: B008  (frozen)
         freeze: list[str] | None = None,
     ) -> None:
-        super().__init__(optim, freeze, writes)
+        super().__init__(optim, freeze, writes, cache)
         self.save_plain_hyperparameters()
         self.vlm_name, self.expert_names = vlm, dict(experts or {})
         self.make_adapter = fusion and (lambda width, identity: fusion(width, identity))
         self.before_projector, self.patch_tokens = before_projector, patch_tokens
         self.dtype_name, self.attention, self.gradient_checkpointing = dtype, attention, gradient_checkpointing
         self.token_budget = (min_tokens, max_tokens)
-        self.gate_lr, self.cache = gate_lr, cache
-        self.towers: CachedTowers | None = None
+        self.gate_lr = gate_lr
 
     # ------------------------------------------------------------------ parts
 
@@ -109,29 +106,6 @@ class MatchStage(GalleryStage):
 
     def lr_multipliers(self) -> dict[str, float]:
         return {"fused.adapters.*.gate": self.gate_lr / self.optim.lr}
-
-    # ------------------------------------------------------------------ features
-
-    def on_fit_start(self) -> None:
-        self._keep_features("train", "val")
-
-    def on_validation_start(self) -> None:
-        if self.trainer.state.fn == "validate":
-            self._keep_features("val")
-
-    def on_test_start(self) -> None:
-        self._keep_features("test")
-
-    def _keep_features(self, *splits: str) -> None:
-        """Run the towers once on what the run is going to show, where their features are kept."""
-        if self.cache is not None:
-            if self.towers is None:
-                self.towers = CachedTowers(Path(self.cache).expanduser(), self.fused, self.batcher)
-            data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-            self.towers.fill(data.images(*splits), data.workers)
-
-    def see(self, batch: VLMBatch) -> Seen:
-        return self.fused.see(batch) if self.towers is None else self.towers.see(batch)
 
     # ------------------------------------------------------------------ what a checkpoint holds
 

@@ -1,5 +1,6 @@
 """PretrainStage: a small vision-language model learns to see, to speak and to compare, from scratch."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -7,8 +8,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from zoo.cards import Card
 from zoo.module import Optim
 from zoo.vlm.batch import VLMBatch, VLMProcessor
+from zoo.vlm.component import save_vlm
 from zoo.vlm.families import load_vlm
 from zoo.vlm.fused import FusedVLM
 from zoo.vlm.gallery_stage import GalleryStage
@@ -28,6 +31,7 @@ class PretrainStage(GalleryStage):
         size: side of the square in pixels that images are brought to the area of.
         vocabulary: most tokens of the tokenizer, which is made from the data's texts.
         frozen_tower: leave the vision tower as it is.
+        cache: folder where features of a frozen tower are kept, see `GalleryStage`.
         optim: optimiser and schedule.
     """
 
@@ -42,9 +46,12 @@ class PretrainStage(GalleryStage):
         size: int = 112,
         vocabulary: int = 1024,
         frozen_tower: bool = False,
+        cache: str | None = None,
         optim: Optim = Optim(lr=1e-3, warmup=0.05),  # noqa: B008  (frozen)
     ) -> None:
-        super().__init__(optim)
+        if cache is not None and not frozen_tower:
+            raise ValueError("cache keeps features of a tower that trains. Set frozen_tower, or cache to null.")
+        super().__init__(optim, cache=cache)
         self.save_plain_hyperparameters()
         self.start, self.frozen_tower = vlm, frozen_tower
         self.widths = {"width": width, "layers": layers, "vision_width": vision_width, "vision_layers": vision_layers}
@@ -68,11 +75,22 @@ class PretrainStage(GalleryStage):
             network = small_vlm(tokenizer, **self.widths, patch=self.patch)
         return network, small_processor(tokenizer, self.size, self.patch)
 
-    @property
-    def network(self) -> PreTrainedModel:
-        """The model of transformers, its projector in its place again."""
-        self.fused.family.put_projector(self.fused.vlm, self.fused.projector)
-        return self.fused.vlm
+    def save(self, folder: Path, name: str, recipe: str) -> Card:
+        """Write the model, its projector in its place, as `zoo.load` and transformers read it."""
+        family, network = self.fused.family, self.fused.vlm
+        family.put_projector(network, self.fused.projector)
+        try:
+            return save_vlm(
+                network,
+                self.processor,
+                folder,
+                name=name,
+                overwrite=True,
+                training_data=self.trainer.datamodule.describe(),  # type: ignore[attr-defined]
+                recipe=recipe,
+            )
+        finally:
+            family.take_projector(network)
 
     def training_step(self, batch: VLMBatch, batch_idx: int) -> Tensor:
         logits, labels = self.fused.answer_logits(batch, self.see(batch))
