@@ -76,9 +76,7 @@ def choice_tables(results: Mapping[str, Scores]) -> list[Table]:
     lines |= {
         f"  {model}, written": (scores, "written") for model, scores in results.items() if f"{split}/written" in scores
     }
-    parts = [name.split("/")[1] for name in last if name.count("/") == 2 and name.endswith("/accuracy")]
-    levels = [part for part in parts if "=" in part]
-    categories = [part for part in parts if part not in levels]
+    categories, levels = groups_of(last)
     count = (
         f"{last.get(f'{split}/conversations', 0):.0f} conversations of identities never trained on, right answers in %"
     )
@@ -97,3 +95,25 @@ def _choices(lines: Mapping[str, tuple[Scores, str]], split: str, columns: Mappi
     for line, (scores, name) in lines.items():
         table.add_row(line, *_percent([f"{split}/{where}{name}" for where in columns.values()], scores))
     return table
+
+
+def groups_of(scores: Scores) -> tuple[list[str], list[str]]:
+    """Categories, and levels of difficulty from the easiest, that accuracies such as `test/pet/accuracy` are of."""
+    parts = [name.split("/")[1] for name in scores if name.count("/") == 2 and name.endswith("/accuracy")]
+    levels = [part for part in parts if "=" in part]
+    return [part for part in parts if part not in levels], sorted(levels, key=difficulty)
+
+
+def difficulty(level: str) -> tuple[str, float]:
+    """`tau=0.5` -> ("tau", 0.5)."""
+    kind, _, value = level.partition("=")
+    return kind, float(value)
+
+
+def as_markdown(table: Table) -> str:
+    """A table of plain text, with its title as a line above."""
+    heads = [str(column.header).replace("|", "\\|") for column in table.columns]
+    rows = [[str(cell).replace("|", "\\|") for cell in column.cells] for column in table.columns]
+    rules = ["---:" if column.justify == "right" else "---" for column in table.columns]
+    lines = [f"| {' | '.join(cells)} |" for cells in (heads, rules, *zip(*rows, strict=True))]
+    return "\n".join([*([str(table.title), ""] if table.title else []), *lines, ""])

@@ -11,6 +11,7 @@ from recipes.tables import choice_tables
 from zoo.vlm.data import ConversationData
 from zoo.vlm.gallery_stage import GalleryStage
 from zoo.vlm.match import MatchStage
+from zoo.vlm.pictures import MatchPictures
 from zoo.vlm.pretrain import PretrainStage
 from zoo.vlm.pretrain_data import PretrainData
 
@@ -24,6 +25,7 @@ class GalleryCLI(RecipeCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
         parser.set_defaults(monitor="val/accuracy")
+        parser.add_lightning_class_args(MatchPictures, "pictures")
 
     @property
     def validates(self) -> bool:
@@ -50,10 +52,11 @@ class MatchCLI(GalleryCLI):
             default=False,
             help="Train the same without experts, too, as a run of its own, and test it beside.",
         )
+        parser.add_argument("--baselines", type=bool, default=True, help="Test the base model, too, to compare with.")
 
     def after_training(self, best: Path) -> None:
         trained = self.tested(self.model, best)
-        results = {"base model": self._of_base()}
+        results = {"base model": self._of_base()} if self._get(self.config, "baselines") else {}
         if self._get(self.config, "control") and self.model.make_adapter is not None:
             self.say("The same without experts, to compare with:")
             results["stage 1 without experts"] = self._of_control()

@@ -4,6 +4,7 @@ import inspect
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import asdict, dataclass, is_dataclass
 from fnmatch import fnmatch
 from typing import Any
@@ -79,6 +80,7 @@ class ZooModule(LightningModule):
                 self.hparams[name] = asdict(value)
             elif name != "_instantiator" and not _is_plain(value):
                 del self.hparams[name]
+        self._hparams_initial = deepcopy(self._hparams)  # loggers read this copy
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another architecture in words that fit a screen.

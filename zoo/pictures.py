@@ -1,14 +1,16 @@
 """Pictures of what an encoder does, for TensorBoard and as PNG: retrieval sheets, histograms, error curves."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from zoo.metrics import ErrorCurve, SimilarityHistogram
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 if TYPE_CHECKING:  # plots are drawn by one process of several: the others do without
     from matplotlib.axes import Axes
@@ -16,7 +18,7 @@ if TYPE_CHECKING:  # plots are drawn by one process of several: the others do wi
 
 GREEN, RED, GREY = (46, 160, 67), (215, 58, 73), (120, 120, 120)
 PALE = (225, 225, 225)
-_GAP = 8
+_GAP, _LINE, _LETTERS = 8, 16, 12  # pixels
 
 
 def framed(
@@ -48,7 +50,7 @@ def heat(image: Image.Image, values: np.ndarray, size: int = 112) -> Image.Image
     share = (values - low) / (high - low) if high > low else np.zeros_like(values)
     smooth = Image.fromarray(share.astype(np.float32)).resize(grey.size, Image.Resampling.BILINEAR)
     colours = colormaps["inferno"](np.asarray(smooth).clip(0, 1))[..., :3] * 255
-    mixed = 0.35 * np.asarray(grey) + 0.65 * colours
+    mixed = 0.45 * np.asarray(grey) + 0.55 * colours
     return Image.fromarray(mixed.round().astype(np.uint8))
 
 
@@ -69,28 +71,28 @@ def sheet(
     if not rows:
         return Image.new("RGB", (320, 40), "white")
     width, height = rows[0][0].size
-    line = 14
     columns = max(len(row) for row in rows)
-    under = line * max(1 + text.count("\n") for texts in captions for text in texts)
-    above = line if notes else 0
-    top, step = line + _GAP if title else 0, above + height + under + _GAP
-    wide = max(ImageDraw.Draw(rows[0][0]).textlength(text) for text in (title, *notes))
+    under = _LINE * max(1 + text.count("\n") for texts in captions for text in texts)
+    above = _LINE if notes else 0
+    top, step = _LINE + _GAP if title else 0, above + height + under + _GAP
+    font = ImageFont.load_default(_LETTERS)
+    wide = max(font.getlength(text) for text in (title, *notes))
     page = Image.new(
         "RGB",
         (max(columns * (width + _GAP) + 3 * _GAP, int(wide) + 2 * _GAP), top + len(rows) * step + _GAP),
         "white",
     )
     draw = ImageDraw.Draw(page)
-    draw.text((_GAP, _GAP // 2), title, fill="black")
+    draw.text((_GAP, _GAP // 2), title, "black", font)
     for r, note in enumerate(notes):
-        draw.text((_GAP, top + _GAP + r * step), note, fill="black")
+        draw.text((_GAP, top + _GAP + r * step), note, "black", font)
     for r, (images, texts) in enumerate(zip(rows, captions, strict=True)):
         for c, (image, text) in enumerate(zip(images, texts, strict=True)):
             x = _GAP + c * (width + _GAP) + (_GAP if c else 0)
             y = top + _GAP + r * step + above
             page.paste(image, (x, y))
             for n, part in enumerate(text.split("\n")):
-                draw.text((x, y + height + 1 + n * line), _shortened(part, draw, width), fill=GREY)
+                draw.text((x, y + height + 1 + n * _LINE), _shortened(part, font, width), GREY, font)
     return page
 
 
@@ -129,6 +131,45 @@ def error_plot(curve: ErrorCurve, title: str = "", threshold: float | None = Non
     return _drawn(figure)
 
 
+def ablation_plot(
+    bars: Mapping[str, tuple[float, float]],
+    lines: Mapping[str, float],
+    gains: Mapping[str, Sequence[tuple[float, float]]],
+    levels: Sequence[str],
+    title: str = "",
+) -> Image.Image:
+    """Variants beside each other, and what is gained at every level of difficulty; error bars are one sd.
+
+    Args:
+        bars: variant -> mean and sd of its right answers, in %; nan where there is no sd.
+        lines: what they are measured by -> right answers, in %.
+        gains: what is gained -> mean and sd at every level, in points.
+        levels: the easiest first.
+        title: a line above.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 1.6 + 0.3 * max(8, len(bars) + len(lines))), dpi=110)
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    means, sds = np.array(list(bars.values()), dtype=float).reshape(-1, 2).T
+    left.barh(list(bars), means, xerr=np.nan_to_num(sds), color=_plot(PALE), edgecolor=_plot(GREY), capsize=3)
+    left.invert_yaxis()
+    for place, (label, value) in enumerate(lines.items()):
+        left.axvline(value, color=f"C{place}", linestyle="--", label=f"{label} {value:.1f}")
+    left.set(xlabel="right answers, %: mean and sd", title=title, xlim=(0, 100))
+    left.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3)
+    for place, (label, values) in enumerate(gains.items()):
+        means, sds = np.array(values, dtype=float).reshape(-1, 2).T
+        apart = np.arange(len(levels)) + 0.04 * place  # error bars beside each other
+        right.errorbar(apart, means, np.nan_to_num(sds), marker="o", capsize=3, label=label)
+    right.axhline(0, color="black", linewidth=1)
+    right.set(xlabel="level of difficulty", ylabel="gain over no experts, points", title="gain by level")
+    right.set_xticks(range(len(levels)), levels)
+    if gains:
+        right.legend(frameon=False, fontsize=8)
+    return _drawn(figure)
+
+
 def _figure() -> tuple["Figure", "Axes"]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -160,7 +201,7 @@ def save_png(image: Image.Image, path: Path) -> None:
     image.save(path)
 
 
-def _shortened(text: str, draw: ImageDraw.ImageDraw, width: int) -> str:
-    while text and draw.textlength(text) > width:
+def _shortened(text: str, font: Font, width: int) -> str:
+    while text and font.getlength(text) > width:
         text = text[:-2].rstrip("…") + "…" if len(text) > 2 else ""
     return text

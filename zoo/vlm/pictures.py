@@ -94,14 +94,14 @@ class MatchPictures(Callback):
             self._draw(trainer, pl_module, "test", "", trainer.global_step)
 
     def _draw(self, trainer: Trainer, module: GalleryStage, split: str, title: str, step: int) -> None:
-        if not trainer.loggers:
+        if not trainer.loggers or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         folder = Path(trainer.log_dir or ".") / "pictures"  # asked of all ranks: Lightning broadcasts it
         if not trainer.is_global_zero:
             return
         title = f"{split} galleries, {title}" if title else f"{split} galleries"
         try:
-            with torch.no_grad(), trainer.precision_plugin.val_step_context():
+            with trainer.precision_plugin.val_step_context():
                 judged = list(self._judged(trainer, module, split))
             pictures = {"galleries": gallery_sheet(judged, title)} if judged else {}
             if any(one.looks for one in judged):
@@ -116,7 +116,7 @@ class MatchPictures(Callback):
             log.warning("No pictures of the %s at step %d: %s: %s", title, step, type(error).__name__, error)
 
     def _judged(self, trainer: Trainer, module: GalleryStage, split: str) -> Iterator[Judged]:
-        loaders = trainer.test_dataloaders if split == "test" else trainer.val_dataloaders
+        loaders: Any = trainer.test_dataloaders if split == "test" else trainer.val_dataloaders
         for loader in loaders if isinstance(loaders, list) else [loaders]:
             data = loader.dataset
             if not isinstance(data, ConversationDataset):
@@ -163,6 +163,7 @@ def _usable(loader: Any, rows: np.ndarray) -> Iterator[tuple[VLMBatch, Path]]:
 # ---------------------------------------------------------------------- what is made of them
 
 
+@torch.no_grad()
 def judge(module: GalleryStage, batch: VLMBatch, root: Path) -> Judged:
     """What a model makes of the only conversation of a batch.
 
@@ -187,10 +188,11 @@ def judge(module: GalleryStage, batch: VLMBatch, root: Path) -> Judged:
         scores[0].softmax(dim=0).tolist(),
         int(module.choices(batch, scores)[0]),
         alone,
-        {(place + 1) % len(refs): found[place] for place in sorted(found)},
+        dict(sorted(((place + 1) % len(refs), own) for place, own in found.items())),
     )
 
 
+@torch.no_grad()
 def looks(module: GalleryStage, batch: VLMBatch, seen: Seen, pictures: dict[int, Image.Image]) -> dict[int, list[Look]]:
     """Where adapters look in some images of a batch; images without an expert are left out.
 
@@ -209,7 +211,7 @@ def looks(module: GalleryStage, batch: VLMBatch, seen: Seen, pictures: dict[int,
     group = fused.family.group(fused.vlm.config) if fused.before_projector else 1
     found: dict[int, list[Look]] = {}
     for category, attention in fused.attention(batch, seen).items():
-        gate = fused.adapters[category].gate
+        gate: Any = fused.adapters[category].gate
         for place in set(batch.experts[category].image.tolist()) & set(pictures):
             image = pictures[place] if grids is not None else as_seen(module.batcher, pictures[place])
             size = (image.height, image.width) if grids is None else tuple(grids[place, 1:].tolist())
@@ -274,9 +276,8 @@ def gallery_sheet(judged: Sequence[Judged], title: str) -> Image.Image:
             rows[-1].append(_option(_words("none\nof them"), 0, one))
             captions[-1].append(f"none: {one.probabilities[-1]:.0%}")
         alone = "no expert" if one.by_expert is None else f"the expert alone takes {_named(one.by_expert)}"
-        notes.append(
-            f"{talk.category}, {talk.level}: {_named(talk.answer)} is right, the model takes {_named(one.chosen)}, {alone}"
-        )
+        taken = f"{_named(talk.answer)} is right, the model takes {_named(one.chosen)}, {alone}"
+        notes.append(f"{talk.category}, {talk.level}: {taken}")
     key = "the right one is green, double green if the model takes it; red is what it takes wrongly"
     return sheet(rows, captions, f"{title}: {key}", notes)
 
@@ -316,7 +317,7 @@ def _heat(look: Look) -> Image.Image:
 
 
 def _range(values: np.ndarray) -> str:
-    return "even" if _even(values) else f"{values.min():.2g} to {values.max():.2g}"
+    return "even" if _even(values) else f"{values.min():.1f} to {values.max():.1f}"
 
 
 def _even(values: np.ndarray) -> bool:
@@ -329,7 +330,7 @@ def _named(number: int) -> str:
 
 def _words(text: str) -> Image.Image:
     page = Image.new("RGB", (_SIZE, _SIZE), "white")
-    ImageDraw.Draw(page).text((_SIZE / 2, _SIZE / 2), text, fill=GREY, anchor="mm", align="center")
+    ImageDraw.Draw(page).text((_SIZE / 2, _SIZE / 2), text, GREY, anchor="mm", align="center", font_size=12)
     return page
 
 

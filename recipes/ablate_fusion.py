@@ -1,0 +1,318 @@
+"""Ablations of stage 1: which adapter, whose identities, where they enter, and what an expert gains by level.
+
+One factor at a time varies around the default, `configs/vlm_stage1.yaml` with the flags after `--`, each variant with
+several seeds. A seed is that of the weights, of the training and of the galleries, so variants are compared seed by
+seed. Each run is one of `python -m recipes.vlm_stage1 fit`, with a folder of its own; one that is finished is not run
+again. Written are results.csv, table.md and ablation.png, which is in TensorBoard, too.
+"""
+
+import argparse
+import hashlib
+import io
+import json
+import logging
+import os
+import shlex
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import redirect_stdout
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from rich.console import Console
+
+import zoo
+from recipes import vlm_stage1
+from recipes.outcome import DEFAULT, NONE, Outcome
+from zoo.cards import CardError
+
+#: adapter -> class, the arguments in which it differs from others, and whether it sees the experts' patch tokens
+ADAPTERS: dict[str, tuple[str, dict[str, Any], bool]] = {
+    "additive": ("fusion.AdditiveFusion", {"similarity": "cosine", "rescale": True}, False),
+    "additive_unscaled": ("fusion.AdditiveFusion", {"similarity": "cosine", "rescale": False}, False),
+    "additive_literal": (
+        "fusion.AdditiveFusion",
+        {"similarity": "plain_cosine", "rescale": False, "gate": False},
+        False,
+    ),
+    "concat": ("fusion.ConcatFusion", {}, False),
+    "cross_attention": ("fusion.CrossAttentionFusion", {"slots": 4, "heads": 4}, False),
+    "patch_attention": ("fusion.CrossAttentionFusion", {"slots": 1, "heads": 4}, True),
+}
+FACTORS = {
+    "adapter": "additive, unscaled and literal (eqs. 3 and 4 as printed), concat, attention to identities or patches",
+    "encoder": "the category's expert, or the general encoder for all (Table 5)",
+    "where": "identities enter before the projector, or after it",
+}
+# Answers that are written cost more than options that are scored, and are compared nowhere here.
+LEADING = ["fit", "--control=false", "--model.writes=false", "--trainer.devices=1"]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The default with some flags.
+
+    Args:
+        name: also of its folders.
+        labels: factor -> what it is in this variant, for the factors that vary.
+        flags: what sets it apart; every value that a factor sets is stated, since swapping a class keeps the values
+            of arguments that both classes have.
+    """
+
+    name: str
+    labels: dict[str, str] = field(default_factory=dict)
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run.
+
+    Args:
+        variant: what is run.
+        seed: of everything.
+        command: flags of `recipes.vlm_stage1`.
+        folder: of the run.
+        key: what the result depends on, as a hash.
+    """
+
+    variant: Variant
+    seed: int
+    command: list[str]
+    folder: Path
+    key: str
+
+    def result(self) -> dict[str, Any] | None:
+        """What an earlier run with the same key has left."""
+        try:
+            found = json.loads((self.folder / "results.json").read_text())
+        except (OSError, ValueError):
+            return None
+        return found if isinstance(found, dict) and found.get("key") == self.key else None
+
+    def run(self) -> dict[str, Any]:
+        """Train and test, and keep the scores beside the run.
+
+        Raises:
+            RuntimeError: the run has come to no scores.
+            SystemExit: the recipe refuses.
+        """
+        start = time.monotonic()
+        results = vlm_stage1.main(self.command).results
+        base = results.pop("base model", None)
+        if len(results) != 1:
+            raise RuntimeError("The run has tested nothing: a dry run, or one that was stopped early.")
+        (scores,) = results.values()
+        record = {"key": self.key, "command": self.command, "seconds": round(time.monotonic() - start, 1)}
+        record |= {"scores": scores, "base": base}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        part = self.folder / "results.json.part"
+        part.write_text(json.dumps(record, indent=1))
+        os.replace(part, self.folder / "results.json")
+        return record
+
+
+# ---------------------------------------------------------------------- what is run
+
+
+def default_config(extra: list[str]) -> dict[str, Any]:
+    """What stage 1 is set to with some flags, all defaults filled in.
+
+    Raises:
+        ValueError: there are no experts to ablate, or a run would take several devices.
+        SystemExit: flags that stage 1 does not understand.
+    """
+    logging.basicConfig(format="%(message)s", stream=sys.stdout)  # else the recipe's would write to the text below
+    with redirect_stdout(io.StringIO()) as text:
+        try:
+            vlm_stage1.main([*LEADING, *extra, "--print_config"])
+        except SystemExit as end:
+            if end.code:
+                raise
+    config = yaml.safe_load(text.getvalue())
+    if not config["model"]["experts"] or not config["model"]["fusion"]:
+        raise ValueError(
+            f"The default has experts {config['model']['experts']} and fusion {config['model']['fusion']}: there is "
+            "nothing to ablate. Give it both."
+        )
+    if str(config["trainer"]["devices"]) != "1":
+        raise ValueError(
+            f"trainer.devices is {config['trainer']['devices']}: the runs of an ablation follow each other in one "
+            "process. Leave it at 1; run factors beside each other with --only and --out instead."
+        )
+    return config
+
+
+def choices_of(model: Mapping[str, Any], general: str) -> dict[str, dict[str, tuple[str, ...]]]:
+    """Factor -> choice -> its flags; the default, which has none, comes first.
+
+    Args:
+        model: what the default sets `model` to.
+        general: card of the general encoder.
+    """
+    given = model["fusion"]["init_args"]
+    kept = {name: given[name] for name in ("hidden", "gate") if name in given}  # every adapter has these
+    own, adapters = "", {}
+    for name, (cls, arguments, patches) in ADAPTERS.items():
+        stated = {"hidden": None, "gate": True} | kept | arguments
+        same_class = model["fusion"]["class_path"].rpartition(".")[2] == cls.rpartition(".")[2]
+        if same_class and stated == given and patches == model["patch_tokens"]:
+            own = name
+            continue
+        fusion = json.dumps({"class_path": cls, "init_args": stated})
+        adapters[name] = (f"--model.fusion={fusion}", f"--model.patch_tokens={str(patches).lower()}")
+    before = model["before_projector"]
+    general_for_all = json.dumps(dict.fromkeys(model["experts"], general))
+    where = {True: "before", False: "after"}
+    return {
+        "adapter": {own or model["fusion"]["class_path"]: (), **adapters},
+        "encoder": {"expert": (), "general": (f"--model.experts={general_for_all}",)},
+        "where": {where[before]: (), where[not before]: (f"--model.before_projector={str(not before).lower()}",)},
+    }
+
+
+def variants_of(choices: Mapping[str, Mapping[str, tuple[str, ...]]], grid: bool) -> list[Variant]:
+    """None and the default, which all others are compared with; then one factor at a time, or all combinations."""
+    defaults = {factor: next(iter(options)) for factor, options in choices.items()}
+    found = [Variant(NONE, {}, ("--model.fusion=null", "--model.experts=null")), Variant(DEFAULT, defaults)]
+    for combination in product(*reversed([*choices.values()])):  # the first factor varies first
+        labels = dict(zip(choices, reversed(combination), strict=True))
+        changed = [factor for factor in choices if labels[factor] != defaults[factor]]
+        if len(changed) == 1 or grid and changed:
+            flags = tuple(flag for factor in changed for flag in choices[factor][labels[factor]])
+            found.append(Variant("_".join(labels[factor] for factor in changed), labels, flags))
+    return found
+
+
+def cells_of(variants: list[Variant], options: argparse.Namespace, config: Mapping[str, Any]) -> list[Cell]:
+    """Every variant with every seed; a whole seed before the next, so that an ablation that is stopped can be read."""
+    model = config["model"]
+    cards = [model["vlm"], *model["experts"].values(), config["data"]["encoder"]]
+    settings = json.dumps([config, [_weights(card) for card in cards]], sort_keys=True, default=str)
+    cells = []
+    for seed, variant in product(dict.fromkeys(options.seeds), variants):
+        name = f"{variant.name}_seed{seed}"
+        folder = options.out / name
+        own = [f"--seed_everything={seed}", f"--data.seed={seed}"]
+        own.append(f"--baselines={str(variant.name == NONE).lower()}")  # the base model is tested once a seed
+        place = [f"--name={name}", f"--trainer.logger.save_dir={options.out}", f"--trainer.default_root_dir={folder}"]
+        key = hashlib.sha256(json.dumps([settings, variant.flags, own]).encode()).hexdigest()[:16]
+        command = [*LEADING, *options.extra, *variant.flags, *own, *place]
+        cells.append(Cell(variant, seed, command, folder, key))
+    return cells
+
+
+def _weights(name: str) -> str:
+    """Hash of a component's weights; of a model without a card, there is its name only."""
+    try:
+        return zoo.card(name).weights.sha256
+    except CardError:
+        return name
+
+
+# ---------------------------------------------------------------------- running
+
+
+def run_cells(cells: list[Cell], console: Console) -> dict[str, str]:
+    """Run what is not finished yet, one after another; returns failed cell -> reason."""
+    waiting = [cell for cell in cells if cell.result() is None]
+    console.print(f"{len(cells)} runs, {len(cells) - len(waiting)} of them finished before")
+    start, failed = time.monotonic(), {}
+    for number, cell in enumerate(waiting, 1):
+        console.rule(f"{number} of {len(waiting)}: {cell.variant.name}, seed {cell.seed}")
+        try:
+            said = f"{100 * cell.run()['scores']['test/accuracy']:.1f} % right"
+        except (Exception, SystemExit) as error:
+            cause = error.__context__ or error if isinstance(error, SystemExit) else error
+            if isinstance(error, SIGTERMException) or isinstance(cause, KeyboardInterrupt):
+                raise KeyboardInterrupt from None  # what Lightning makes a SystemExit of
+            failed[cell.folder.name] = f"{type(cause).__name__}: {cause}".partition("\n")[0]
+            said = f"failed, {failed[cell.folder.name]}"
+        spent = time.monotonic() - start
+        left = spent / number * (len(waiting) - number)
+        line = f"{cell.variant.name}, seed {cell.seed}: {said}. {_clock(spent)} so far, about {_clock(left)} left"
+        console.print(line)
+    return failed
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02d}:{int(seconds) % 60:02d}"
+
+
+def outcome_of(cells: list[Cell], grid: bool) -> Outcome:
+    """What the finished cells have found."""
+    runs: dict[str, dict[int, dict[str, float]]] = {cell.variant.name: {} for cell in cells}
+    base: dict[int, dict[str, float]] = {}
+    for cell in cells:
+        result = cell.result()
+        if result is not None:
+            runs[cell.variant.name][cell.seed] = result["scores"]
+            base |= {cell.seed: result["base"]} if result["base"] else {}
+    return Outcome(runs, base, {cell.variant.name: cell.variant.labels for cell in cells}, grid)
+
+
+# ---------------------------------------------------------------------- the command line
+
+
+def main(args: list[str] | None = None) -> int:
+    given = sys.argv[1:] if args is None else list(args)
+    split = given.index("--") if "--" in given else len(given)
+    options = parser().parse_args(given[:split])
+    options.extra = given[split + 1 :]
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    try:
+        config = default_config(options.extra)
+    except ValueError as error:
+        sys.stderr.write(f"\nerror: {error}\n")
+        return 1
+    choices = choices_of(config["model"], config["data"]["encoder"])
+    variants = variants_of({factor: choices[factor] for factor in options.only}, options.grid)
+    cells = cells_of(variants, options, config)
+    if options.list:
+        for cell in cells:
+            words = ["python", "-m", "recipes.vlm_stage1", *cell.command]
+            console.print(f"{cell.folder.name}: {shlex.join(words)}")
+        return 0
+    try:
+        failed = run_cells(cells, console)
+    except KeyboardInterrupt:
+        console.print("\nStopped. The same command goes on with what is not finished.")
+        return 130
+    outcome = outcome_of(cells, options.grid)
+    if any(outcome.runs.values()):
+        outcome.save(options.out)
+        for table in outcome.tables():
+            console.print(table, soft_wrap=False)
+        console.print("\n".join(outcome.answers()))
+        console.print(f"\ntable, scores, plot  {options.out}/table.md, results.csv, ablation.png")
+        console.print(f"Look at it:          tensorboard --logdir {options.out}")
+    for name, reason in failed.items():
+        sys.stderr.write(f"failed: {name}: {reason}\n")
+    if failed:
+        sys.stderr.write(f"{len(failed)} of {len(cells)} runs failed; the same command tries them again.\n")
+    return 1 if failed else 0
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="python -m recipes.ablate_fusion",
+        usage="%(prog)s [flags] [-- flags of recipes.vlm_stage1 for every run]",
+        description="\n".join([str(__doc__), *(f"  {factor:8} {text}" for factor, text in FACTORS.items())]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = top.add_argument
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="SEED", help="0 1 2 by default")
+    add("--only", nargs="+", choices=FACTORS, default=list(FACTORS), help="factors to vary; by default all")
+    add("--grid", action="store_true", help="all combinations instead of one factor at a time")
+    add("--out", type=Path, default=Path("runs/ablate_fusion"), help="folder of all runs and of what came out")
+    add("--list", action="store_true", help="print the runs and their commands, and run nothing")
+    return top
+
+
+if __name__ == "__main__":
+    sys.exit(main())

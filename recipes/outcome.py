@@ -1,0 +1,276 @@
+"""What an ablation has found: tables, a plot, and answers that hold beyond the spread of the seeds."""
+
+import csv
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from scipy.special import stdtrit
+from torch.utils.tensorboard import SummaryWriter
+
+from recipes.tables import Scores, as_markdown, difficulty, groups_of
+from zoo.pictures import ablation_plot, save_png
+
+Runs = Mapping[int, Scores]  # seed -> scores of one variant
+NONE, DEFAULT = "none", "default"
+_ROUNDING = 1e-9  # of differences of shares
+_CHANCE = "A star says that 0 lies outside of the 95% interval; of 20 comparisons of equals, one is starred by chance."
+
+
+class Mean(NamedTuple):
+    """A mean over seeds.
+
+    Args:
+        value: mean; nan of nothing.
+        sd: standard deviation of the sample; nan of fewer than two.
+        seeds: how many there are.
+    """
+
+    value: float
+    sd: float
+    seeds: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Mean":
+        return cls(fmean(values) if values else math.nan, stdev(values) if len(values) > 1 else math.nan, len(values))
+
+    @classmethod
+    def difference(cls, one: Runs, other: Runs, name: str) -> "Mean":
+        """Of a score of one variant less that of another, seed by seed."""
+        return cls.of([one[seed][name] - other[seed][name] for seed in sorted(one.keys() & other.keys())])
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether 0 lies outside of the 95% interval of Student's t. Of three seeds that is 4.3 standard errors: two
+        would find a difference where there is none in every sixth comparison."""
+        if self.seeds < 2:
+            return False
+        half = float(stdtrit(self.seeds - 1, 0.975)) * self.sd / math.sqrt(self.seeds)
+        return abs(self.value) > max(half, _ROUNDING)
+
+    def percent(self, sign: str = "") -> str:
+        """Such as `54.2 +- 1.3`; with a sign `+4.2 +- 1.3*`, the star for a clear one."""
+        if not self.seeds:
+            return ""
+        spread = f" +- {100 * self.sd:.1f}" if self.seeds > 1 else ""
+        return f"{100 * self.value:{sign}z.1f}{spread}{'*' if sign and self.is_clear else ''}"
+
+
+def ablation_table(
+    groups: Mapping[str, Mapping[str, Runs]], default: Runs, none: Runs, lines: Mapping[str, tuple[Runs, str]]
+) -> Table:
+    """Variants of a model, grouped by what varies: mean and sd over seeds, and what is gained, seed by seed.
+
+    Args:
+        groups: factor -> variant -> its runs.
+        default: what all of them vary.
+        none: the same without experts.
+        lines: what they are measured by -> runs and the name of the score in them, such as `chance`.
+    """
+    runs = [scores for group in groups.values() for variant in group.values() for scores in variant.values()]
+    categories = groups_of(runs[0])[0] if runs else []
+    where = ["test/", *(f"test/{category}/" for category in categories)]
+    where.append(where.pop(0))  # the mean comes last
+    title = "right answers in %, mean +- sd over seeds; * beyond the spread of the seeds (Student's t, 95%, paired)"
+    names = ("factor", "variant", *categories, "mean", "over none", "over default", "seeds")
+    table = Table(*names, title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.columns[1].no_wrap = True
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for factor, variants in groups.items():
+        for place, (variant, own) in enumerate(variants.items()):
+            cells = [Mean.of([scores[f"{part}accuracy"] for scores in own.values()]) for part in where]
+            gains = [Mean.difference(own, other, "test/accuracy") for other in (none, default) if own is not other]
+            said = [gain.percent("+") for gain in gains]
+            said[0 if own is none else len(said) : 0] = [""] * (2 - len(said))
+            table.add_row(factor * (not place), variant, *(cell.percent() for cell in cells), *said, str(len(own)))
+    for line, (own, score) in lines.items():
+        cells = [Mean.of([scores[f"{part}{score}"] for scores in own.values()]) for part in where]
+        table.add_row(
+            "" if line != next(iter(lines)) else "beside",
+            line,
+            *(cell.percent() for cell in cells),
+            "",
+            "",
+            str(len(own)),
+        )
+    return table
+
+
+def level_table(gains: Mapping[str, tuple[Runs, Runs]], lines: Mapping[str, tuple[Runs, str]]) -> Table:
+    """What is gained at every level of difficulty, in points, and by how much more at the last than at the first.
+
+    Args:
+        gains: what is gained -> the runs with it and those without.
+        lines: what it is measured by -> runs and the name of the score in them.
+    """
+    runs = [scores for own, _ in lines.values() for scores in own.values()]
+    levels = groups_of(runs[0])[1] if runs else []
+    title = "gain over none by level, in points, seed by seed; below it, right answers in %"
+    table = Table("", *levels, "last - first", title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for line, (one, other) in gains.items():
+        cells = [Mean.difference(one, other, f"test/{level}/accuracy").percent("+") for level in levels]
+        table.add_row(line, *cells, growth(one, other).percent("+"))
+    for line, (own, score) in lines.items():
+        cells = [Mean.of([scores[f"test/{level}/{score}"] for scores in own.values()]).percent() for level in levels]
+        table.add_row(line, *cells, "")
+    return table
+
+
+def growth(one: Runs, other: Runs) -> Mean:
+    """How much more one variant gains over another at the hardest level than at the easiest; of no seeds where levels
+    cannot be compared: a single one, or some by tau and some by quantile."""
+    more = []
+    for seed in sorted(one.keys() & other.keys()):
+        levels = groups_of(one[seed])[1]
+        if len(levels) > 1 and len({difficulty(level)[0] for level in levels}) == 1:
+            first, last = (
+                one[seed][f"test/{level}/accuracy"] - other[seed][f"test/{level}/accuracy"]
+                for level in (levels[0], levels[-1])
+            )
+            more.append(last - first)
+    return Mean.of(more)
+
+
+class Outcome:
+    """The scores of all runs of an ablation that are finished.
+
+    Args:
+        runs: variant -> its runs; `none` and `default` among them, with which all others are compared.
+        base: runs of the model as it was.
+        labels: variant -> factor -> what it is in this variant; none has no factors.
+        grid: whether all combinations were run.
+    """
+
+    def __init__(
+        self, runs: Mapping[str, Runs], base: Runs, labels: Mapping[str, Mapping[str, str]], grid: bool = False
+    ) -> None:
+        self.runs, self.base, self.labels, self.grid = runs, base, labels, grid
+
+    @property
+    def groups(self) -> dict[str, dict[str, Runs]]:
+        """Factor -> variant -> runs, with the default in every group; one group of all for a grid."""
+        if self.grid:
+            return {"grid": dict(self.runs)}
+        groups: dict[str, dict[str, Runs]] = {}
+        for factor, label in self.labels[DEFAULT].items():
+            groups[factor] = {f"{label} (default)": self.runs[DEFAULT]}
+            others = {
+                name: labels[factor] for name, labels in self.labels.items() if labels.get(factor, label) != label
+            }
+            groups[factor] |= {other: self.runs[name] for name, other in others.items()}
+            if factor != "where":  # where nothing enters
+                groups[factor] |= {NONE: self.runs[NONE]}
+        return groups
+
+    @property
+    def lines(self) -> dict[str, tuple[Runs, str]]:
+        """What the variants are measured by -> runs and the name of the score; only those that there are."""
+        default = self.runs[DEFAULT]
+        wanted: dict[str, tuple[Runs, str]] = {
+            "chance": (default, "chance"),
+            "base model": (self.base, "accuracy"),
+            "general encoder alone": (default, "general"),
+            "expert alone": (default, "expert"),
+        }
+        return {
+            name: (runs, score)
+            for name, (runs, score) in wanted.items()
+            if runs and all(f"test/{score}" in s for s in runs.values())
+        }
+
+    @property
+    def gains(self) -> dict[str, tuple[Runs, Runs]]:
+        """What is gained over none, by experts and by the general encoder in their place."""
+        encoders = {"experts": self.runs[DEFAULT], "general encoder": self.runs.get("general", {})}
+        return {f"{name} - {NONE}": (runs, self.runs[NONE]) for name, runs in encoders.items() if runs}
+
+    def answers(self) -> list[str]:
+        """The paper's two questions, answered by what was measured."""
+        expert, none = self.runs[DEFAULT], self.runs[NONE]
+        more, better = growth(expert, none), Mean.difference(expert, self.runs.get("general", {}), "test/accuracy")
+        ends = ""
+        if more.seeds:
+            easiest, *_, hardest = groups_of(next(iter(expert.values())))[1]
+            first, last = (Mean.difference(expert, none, f"test/{level}/accuracy") for level in (easiest, hardest))
+            ends = f"{first.percent('+')} points at {easiest}, {last.percent('+')} at {hardest}. "
+        return [
+            f"Does the gain of experts grow with the level of difficulty? {ends}{_judged(more, 'Yes', 'It shrinks')}",
+            "Does an expert beat a general encoder in its place? "
+            + _judged(better, "Yes", "No, the general encoder is better"),
+        ]
+
+    def save(self, folder: Path) -> None:
+        """Write results.csv, table.md and ablation.png, and the picture to TensorBoard.
+
+        Args:
+            folder: where to.
+        """
+        text = "\n".join([*map(as_markdown, self.tables()), *[f"{line}\n" for line in (_CHANCE, *self.answers())]])
+        (folder / "table.md").write_text(text)
+        with open(folder / "results.csv", "w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["variant", *self.labels[DEFAULT], "seed", "score", "value"])
+            writer.writerows(self._rows())
+        picture = self.plot()
+        save_png(picture, folder / "ablation.png")
+        with SummaryWriter(str(folder / "summary")) as board:
+            board.add_image("ablation", np.asarray(picture), 0, dataformats="HWC")
+            board.add_text("ablation", text, 0)
+
+    def tables(self) -> list[Table]:
+        """All variants, and what is gained by level."""
+        default, none = self.runs[DEFAULT], self.runs[NONE]
+        lines: dict[str, tuple[Runs, str]] = {"experts": (default, "accuracy"), NONE: (none, "accuracy")}
+        lines = {name: (runs, score) for name, (runs, score) in lines.items() if runs} | self.lines
+        return [ablation_table(self.groups, default, none, self.lines), level_table(self.gains, lines)]
+
+    def plot(self) -> Image.Image:
+        """Bars of all variants, and what is gained over the levels."""
+        means = {name: _of(runs, "test/accuracy") for name, runs in self.runs.items() if runs}
+        levels = groups_of(next(scores for runs in self.runs.values() for scores in runs.values()))[1]
+        default = ", ".join(self.labels[DEFAULT].values())
+        return ablation_plot(
+            {name: _percent(mean) for name, mean in means.items()},
+            {name: _percent(_of(runs, f"test/{score}"))[0] for name, (runs, score) in self.lines.items()},
+            {
+                name: [_percent(Mean.difference(*pair, f"test/{level}/accuracy")) for level in levels]
+                for name, pair in self.gains.items()
+            },
+            levels,
+            f"default: {default}",
+        )
+
+    def _rows(self) -> Iterator[list[Any]]:
+        factors = list(self.labels[DEFAULT])
+        for name, runs in {**self.runs, "base model": self.base}.items():
+            own = [self.labels.get(name, {}).get(factor, "") for factor in factors]
+            for seed, scores in runs.items():
+                yield from ([name, *own, seed, *item] for item in scores.items())
+
+
+def _of(runs: Runs, name: str) -> Mean:
+    return Mean.of([scores[name] for scores in runs.values()])
+
+
+def _percent(mean: Mean) -> tuple[float, float]:
+    return 100 * mean.value, 100 * mean.sd
+
+
+def _judged(mean: Mean, more: str, less: str) -> str:
+    said = f"{mean.percent('+').rstrip('*')} points over {mean.seeds} seeds."
+    if not mean.seeds:
+        return "Not answered by these runs."
+    if mean.seeds == 1:
+        return f"Not answered by one seed, without a spread: {said.replace('seeds', 'seed')}"
+    if not mean.is_clear:
+        return f"No difference beyond the spread of the seeds: {said}"
+    return f"{more if mean.value > 0 else less}: {said}"
