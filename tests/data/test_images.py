@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zoo.data.images import UnreadableImage, read_image
+from zoo.data.images import UnreadableImage, image_size, read_image
 
 GREY = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
 
@@ -62,3 +62,33 @@ def test_boxes_are_cut_and_checked(tmp_path):
     assert read_image(tmp_path / "a.png", (-3, 6, 5, 9)).size == (2, 2)
     with pytest.raises(UnreadableImage, match="outside"):
         read_image(tmp_path / "a.png", (8, 0, 4, 4))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_size_is_that_of_the_image_as_it_is_read(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for name in ("a.jpg", "a.png", "a.webp"):
+        Image.new("RGB", (40, 20)).save(tmp_path / name, exif=exif)
+        assert image_size(tmp_path / name) == read_image(tmp_path / name).size
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "1", "CMYK", "LA", "RGBA", "I;16", "F"])
+def test_the_size_of_every_mode(tmp_path, mode):
+    deep = {"I;16": np.uint16, "F": np.float32}
+    image = Image.fromarray(np.zeros((5, 9), deep[mode])) if mode in deep else Image.new("RGB", (9, 5)).convert(mode)
+    image.save(tmp_path / "a.tif")
+    assert image_size(tmp_path / "a.tif") == read_image(tmp_path / "a.tif").size == (9, 5)
+
+
+def test_the_size_needs_no_pixels_but_an_image(tmp_path):
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 48, 3), np.uint8)).save(tmp_path / "whole.jpg")
+    (tmp_path / "half.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:1000])
+    assert image_size(tmp_path / "half.jpg") == (48, 64)
+    (tmp_path / "text.png").write_text("no image")
+    (tmp_path / "empty.png").touch()
+    for name, why in {"gone.png": "no such file", "text.png": "not an image", "empty.png": "not an image"}.items():
+        with pytest.raises(UnreadableImage, match=why):
+            image_size(tmp_path / name)
+    with pytest.raises(UnreadableImage):
+        image_size(tmp_path)

@@ -7,8 +7,11 @@ from typing import Any
 
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
+from zoo.cardfile import CARD
 from zoo.cards import Card, Score, save
 from zoo.module import ZooModule
+from zoo.registry import class_path_of
+from zoo.shelf import list_models, locate
 
 
 class VisionLanguageModel(ZooModule):
@@ -60,6 +63,8 @@ def save_vlm(
     """
     config = json.loads(network.config.to_json_string(use_diff=True))
     config.pop("transformers_version", None)
+    if overwrite:
+        _clear(folder)
     card = save(
         VisionLanguageModel(config, network),
         folder,
@@ -75,3 +80,16 @@ def save_vlm(
     network.generation_config.save_pretrained(folder)
     processor.save_pretrained(folder)
     return card
+
+
+def _clear(folder: Path) -> None:
+    """Take away what an earlier `save_vlm` has laid beside its card: `save` replaces nothing but components."""
+    if (folder / CARD).is_file() and Card.read(folder / CARD).class_path == class_path_of(VisionLanguageModel):
+        for path in folder.iterdir():
+            if path.suffix in (".json", ".jinja"):
+                path.unlink()
+
+
+def located(where: str) -> str:
+    """Where transformers finds a model: the folder of a name on the shelf; a folder or a hub id as it is."""
+    return str(locate(where)) if where in list_models() else where

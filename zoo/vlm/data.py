@@ -3,13 +3,14 @@
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from zoo.cards import card
@@ -62,12 +63,19 @@ class ConversationDataset(Dataset[Example | Unread]):
         rows: (N, 2) int64 collection and conversation of each row.
         no_match: whether questions offer that none matches.
         decode: False gives blank images of the right size, for features that are cached.
+        unkept: images that are decoded all the same, since their features could not be had.
     """
 
     def __init__(
-        self, conversations: Sequence[Conversations], rows: np.ndarray, no_match: bool, decode: bool = True
+        self,
+        conversations: Sequence[Conversations],
+        rows: np.ndarray,
+        no_match: bool,
+        decode: bool = True,
+        unkept: Collection[Path] = (),
     ) -> None:
-        self.conversations, self.rows, self.no_match, self.decode = conversations, rows, no_match, decode
+        self.conversations, self.rows, self.no_match = conversations, rows, no_match
+        self.decode, self.unkept = decode, unkept
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -77,11 +85,13 @@ class ConversationDataset(Dataset[Example | Unread]):
         conversations = self.conversations[collection]
         conversation = conversations[int(number)]
         refs = (*conversation.gallery, conversation.query)
+        paths = [conversations.root / ref.path for ref in refs]
+        it = f"(conversation {number} of {conversation.category})"  # in errors: several may lack the same image
         try:
-            images = [open_image(conversations.root / ref.path, self.decode) for ref in refs]
-            keys = tuple(image_key(conversations.root / ref.path, ()) for ref in refs)
+            images = [open_image(path, self.decode or path in self.unkept) for path in paths]
+            keys = tuple(image_key(path, ()) for path in paths)
         except UnreadableImage as error:
-            return Unread(str(error))
+            return Unread(f"{error} {it}")
         return Example(
             messages=stage_one(images[:-1], images[-1], conversation.category, self.no_match),
             answer=option(conversation.category, conversation.answer),
@@ -89,7 +99,7 @@ class ConversationDataset(Dataset[Example | Unread]):
             keys=keys,
             categories=(conversation.category,) * len(refs),
             boxes=tuple(ref.box for ref in refs),
-            names=tuple(ref.path for ref in refs),
+            names=tuple(f"{ref.path} {it}" for ref in refs),
         )
 
 
@@ -106,22 +116,21 @@ class Collate:
         self.batcher, self.with_pixels, self.for_generation = batcher, with_pixels, for_generation
 
     def __call__(self, items: Sequence[Example | Unread]) -> VLMBatch:
-        skipped = [item.reason for item in items if isinstance(item, Unread)]
-        examples = []
+        examples, skipped = [], []
         for item in items:
-            if isinstance(item, Unread):
-                continue
-            reason = self.batcher.unfit(item)
-            if reason is None:
-                examples.append(item)
-            else:
+            reason = item.reason if isinstance(item, Unread) else self.batcher.unfit(item)
+            if reason is not None:
                 skipped.append(reason)
+            elif isinstance(item, Example):
+                examples.append(item)
         if not examples:
-            raise RuntimeError(
-                f"None of the {len(items)} conversations of a batch can be used: {'; '.join(skipped[:5])}. "
-                "Repair the images and mine the conversations again."
-            )
+            return _nothing(skipped)
         return self.batcher(examples, with_pixels=self.with_pixels, for_generation=self.for_generation, skipped=skipped)
+
+
+def _nothing(skipped: Sequence[str]) -> VLMBatch:
+    none = torch.zeros(0, 0, dtype=torch.int64)
+    return VLMBatch(none, none, none, {}, {}, none.flatten(), {}, (), (), tuple(skipped))
 
 
 @dataclass(frozen=True)
@@ -212,6 +221,7 @@ class ConversationData(ResumableData):
         self.batch_size, self.eval_batch_size, self.steps_per_epoch = batch_size, eval_batch_size, steps_per_epoch
         self.workers, self.max_unreadable, self.seed = workers, max_unreadable, seed
         self.unreadable: dict[str, None] = {}  # an ordered set of "path: reason"
+        self.unkept: set[Path] = set()  # images that the model has no features of, where it keeps them
         self.conversations: list[Conversations] = []
 
     # ------------------------------------------------------------------ conversations
@@ -239,9 +249,21 @@ class ConversationData(ResumableData):
                     f"There is no conversation to {stage} with: all queries of the {split} split were skipped "
                     f"({skipped}). Lower tau or k, or add images."
                 )
+            self._name_empty(split)
+
+    def _name_empty(self, split: str) -> None:
+        """Say which levels of which category take no part in a score."""
+        for conversations in self.conversations if rank() == 0 else []:
+            there = set(conversations.column("level")[conversations.column("split") == split].tolist())
+            skipped = conversations.meta["skipped"].get(split, {})
+            for level in [level for level in self.levels if level not in there]:
+                log.warning(
+                    "%s has no conversation at %s in the %s split; queries skipped: %s",
+                    *(conversations.meta["category"], level, split, skipped.get(level, "none")),
+                )
 
     def _loaded(self, source: GallerySource) -> Conversations:
-        conversations = Conversations.load(source.manifest, source.root)
+        conversations = Conversations.load(Path(source.manifest).expanduser(), source.root)
         conversations.check(self.encoder, images=rank() == 0)
         return conversations
 
@@ -288,8 +310,8 @@ class ConversationData(ResumableData):
         """Levels of difficulty of the conversations, the easiest first as they were given."""
         columns = [conversations.column("level") for conversations in self.conversations]
         found = [str(level) for column in columns for level in np.unique(column)]
-        given = [rule.level for rule in self.rules]
-        return [level for level in given if level in found] or sorted(set(found))
+        given = [rule.level for rule in self.rules if rule.level in found]
+        return [*given, *sorted(set(found) - set(given))]
 
     @property
     def validates(self) -> bool:
@@ -316,7 +338,7 @@ class ConversationData(ResumableData):
     # ------------------------------------------------------------------ loaders
 
     def train_dataloader(self) -> DataLoader:
-        dataset = ConversationDataset(self.conversations, self.rows("train"), self.no_match, self._decodes)
+        dataset = ConversationDataset(self.conversations, self.rows("train"), self.no_match, self._decodes, self.unkept)
         sampler = ShuffledSampler(
             np.arange(len(dataset)), self.batch_size, self.seed, rank(), world_size(), self.steps_per_epoch
         )
@@ -337,7 +359,8 @@ class ConversationData(ResumableData):
         return self._eval_loader("test")
 
     def _eval_loader(self, split: str) -> DataLoader:
-        dataset = ConversationDataset(self.conversations, self.rows(split), self.no_match, self._decodes)
+        self._root.keep_features(split)
+        dataset = ConversationDataset(self.conversations, self.rows(split), self.no_match, self._decodes, self.unkept)
         return DataLoader(
             dataset,
             batch_size=self.eval_batch_size,
@@ -347,16 +370,18 @@ class ConversationData(ResumableData):
         )
 
     @property
-    def _batcher(self) -> VLMProcessor:
+    def _root(self) -> Any:
         assert self.trainer is not None
-        root: Any = self.trainer.lightning_module
-        return root.batcher
+        return self.trainer.lightning_module
+
+    @property
+    def _batcher(self) -> VLMProcessor:
+        return self._root.batcher
 
     @property
     def _decodes(self) -> bool:
         """Whether images have to be read: not where the model keeps their features."""
-        assert self.trainer is not None
-        return getattr(self.trainer.lightning_module, "cache", None) is None
+        return self._root.cache is None
 
     @property
     def _loading(self) -> dict[str, Any]:
@@ -369,10 +394,15 @@ class ConversationData(ResumableData):
         """Count the conversations that were left out.
 
         Raises:
-            RuntimeError: more of them than `max_unreadable`, or a batch of nothing else.
+            RuntimeError: more of them than `max_unreadable`, or a training batch of nothing else.
         """
         self.unreadable.update(dict.fromkeys(batch.skipped))
         total = sum(map(len, self.conversations)) / world_size()  # this rank's part
+        if self.trainer is not None and self.trainer.training and not batch.examples:
+            raise RuntimeError(
+                f"None of the conversations of a training batch can be used: {'; '.join(batch.skipped[:5])}. "
+                "Repair the images and mine the conversations again, or raise data.batch_size."
+            )
         if len(self.unreadable) > self.max_unreadable * total:
             raise RuntimeError(
                 f"{len(self.unreadable)} of {total:.0f} conversations have images that cannot be used (at most "

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from zoo.contracts import FusionAdapter, IdentityEncoder
 from zoo.module import ZooModule
-from zoo.vlm.batch import VLMBatch
+from zoo.vlm.batch import IGNORED, VLMBatch
 from zoo.vlm.families import family_of
 
 
@@ -156,6 +156,12 @@ class FusedVLM(ZooModule):
         with self._reading(batch, features) as inputs:
             return self.vlm.model(**inputs, use_cache=False)[0]
 
+    def hidden_and_attentions(self, batch: VLMBatch, features: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The same, and what every layer of an eager model attends to, (B, heads, L, L)."""
+        with self._reading(batch, features) as inputs:
+            read = self.vlm.model(**inputs, use_cache=False, output_attentions=True)
+        return read[0], read.attentions
+
     @contextmanager
     def _reading(self, batch: VLMBatch, features: Tensor) -> Iterator[dict[str, Tensor]]:
         """What the model is called with, and the features that it takes for the images meanwhile."""
@@ -169,8 +175,11 @@ class FusedVLM(ZooModule):
         Returns:
             (A, V) logits in the model's type, and (A,) labels, for the A answer tokens of the batch in order.
         """
-        hidden = self.hidden(batch, self.image_features(batch, seen))
-        answers = batch.labels[:, 1:] != -100
+        return self.logits_of_answers(batch, self.hidden(batch, self.image_features(batch, seen)))
+
+    def logits_of_answers(self, batch: VLMBatch, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """`answer_logits` from the last hidden states (B, L, H)."""
+        answers = batch.labels[:, 1:] != IGNORED
         return self.vlm.get_output_embeddings()(hidden[:, :-1][answers]), batch.labels[:, 1:][answers]
 
     @torch.no_grad()

@@ -56,22 +56,16 @@ class GalleryStage(ZooModule):
     # ------------------------------------------------------------------ features
 
     def on_fit_start(self) -> None:
-        self._keep_features("train", "val")
+        self.keep_features("train", "val")
 
-    def on_validation_start(self) -> None:
-        if self.trainer.state.fn == "validate":
-            self._keep_features("val")
-
-    def on_test_start(self) -> None:
-        self._keep_features("test")
-
-    def _keep_features(self, *splits: str) -> None:
-        """Run the towers once on what the run is going to show, where their features are kept."""
+    def keep_features(self, *splits: str) -> None:
+        """Run the towers once on the images of some splits, where their features are kept. The data ask for it before
+        they make loaders to evaluate with: workers read ahead before any other hook."""
         if self.cache is not None:
             if self.towers is None:
                 self.towers = CachedTowers(Path(self.cache).expanduser(), self.fused, self.batcher)
             data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-            self.towers.fill(data.images(*splits), data.workers)
+            data.unkept.update(self.towers.fill(data.images(*splits), data.workers))
 
     def see(self, batch: VLMBatch) -> Seen:
         """What the frozen towers make of the images of a batch."""
@@ -80,9 +74,12 @@ class GalleryStage(ZooModule):
     # ------------------------------------------------------------------ steps
 
     def validation_step(self, batch: VLMBatch, batch_idx: int) -> None:
-        self._judge(batch, self.see(batch))
+        if batch.examples:  # else all of them were left out
+            self._judge(batch, self.see(batch))
 
     def test_step(self, batch: VLMBatch, batch_idx: int) -> None:
+        if not batch.examples:
+            return
         seen = self.see(batch)
         self._judge(batch, seen)
         if self.writes:

@@ -10,8 +10,10 @@ from torch.nn import functional as F
 import zoo
 from zoo.categories import find_category
 from zoo.contracts import FusionAdapter, IdentityEncoder
+from zoo.distributed import sum_over_ranks, world_size
 from zoo.module import Optim
 from zoo.vlm.batch import VLMBatch, VLMProcessor
+from zoo.vlm.component import located
 from zoo.vlm.families import load_vlm
 from zoo.vlm.features import model_key
 from zoo.vlm.fused import FusedVLM
@@ -78,7 +80,7 @@ class MatchStage(GalleryStage):
         """Load the model and the experts, and make the adapters."""
         if hasattr(self, "fused"):
             return
-        vlm, processor = load_vlm(self.vlm_name, self.dtype_name, self.attention)
+        vlm, processor = load_vlm(located(self.vlm_name), self.dtype_name, self.attention)
         if self.gradient_checkpointing:
             vlm.gradient_checkpointing_enable({"use_reentrant": False})
         experts = {category: self._load_expert(category, card) for category, card in self.expert_names.items()}
@@ -121,11 +123,16 @@ class MatchStage(GalleryStage):
             ValueError: trained with other frozen parts, or tensors are missing, left over or of another shape.
         """
         for part, key in checkpoint.get(_MADE_OF, {}).items():
-            name = self.vlm_name if part == "vlm" else self.expert_names.get(part)
-            if self.made_of.get(part) != key:
+            if part not in self.made_of:
+                raise ValueError(
+                    f"The checkpoint was trained with an expert for {part}, and model.experts names "
+                    f"{', '.join(self.expert_names) or 'none'}. Name that expert, too."
+                )
+            if self.made_of[part] != key:
+                name = self.vlm_name if part == "vlm" else self.expert_names[part]
                 raise ValueError(
                     f"The checkpoint was trained with another {part} than {name}: its weights had the hash {key[:12]}, "
-                    f"these have {self.made_of.get(part, 'none')[:12]}. Name the one that it was trained with."
+                    f"these have {self.made_of[part][:12]}. Name the one that it was trained with, and its model.dtype."
                 )
         frozen = {name: tensor for name, tensor in self.state_dict().items() if name not in self._trained}
         checkpoint["state_dict"] = frozen | checkpoint["state_dict"]
@@ -139,7 +146,9 @@ class MatchStage(GalleryStage):
 
     def training_step(self, batch: VLMBatch, batch_idx: int) -> Tensor:
         logits, labels = self.fused.answer_logits(batch, self.see(batch))
-        loss = F.cross_entropy(logits.float(), labels)
+        # The mean over the answers' tokens of all processes: they need not have equally many.
+        count = sum_over_ranks(torch.tensor(len(labels), device=labels.device))
+        loss = F.cross_entropy(logits.float(), labels, reduction="sum") * world_size() / count
         if not torch.isfinite(loss):
             names = "\n  ".join(example.query.path for example in batch.examples)
             raise ValueError(

@@ -10,11 +10,12 @@ from transformers import PreTrainedModel
 
 from zoo.cards import Card
 from zoo.module import Optim
-from zoo.vlm.batch import VLMBatch, VLMProcessor
+from zoo.vlm.batch import IGNORED, VLMBatch, VLMProcessor
 from zoo.vlm.component import save_vlm
 from zoo.vlm.families import load_vlm
 from zoo.vlm.fused import FusedVLM
 from zoo.vlm.gallery_stage import GalleryStage
+from zoo.vlm.guidance import guidance_loss, guided_steps, number_tokens
 from zoo.vlm.small import small_processor, small_tokenizer, small_vlm
 
 
@@ -32,6 +33,8 @@ class PretrainStage(GalleryStage):
         vocabulary: most tokens of the tokenizer, which is made from the data's texts.
         frozen_tower: leave the vision tower as it is.
         cache: folder where features of a frozen tower are kept, see `GalleryStage`.
+        guidance: weight of the guided attention, see `zoo.vlm.guidance`, at the start; it fades until half of the
+            training is over. 0 for none.
         optim: optimiser and schedule.
     """
 
@@ -47,6 +50,7 @@ class PretrainStage(GalleryStage):
         vocabulary: int = 1024,
         frozen_tower: bool = False,
         cache: str | None = None,
+        guidance: float = 0.0,
         optim: Optim = Optim(lr=1e-3, warmup=0.05),  # noqa: B008  (frozen)
     ) -> None:
         if cache is not None and not frozen_tower:
@@ -55,13 +59,16 @@ class PretrainStage(GalleryStage):
         self.save_plain_hyperparameters()
         self.start, self.frozen_tower = vlm, frozen_tower
         self.widths = {"width": width, "layers": layers, "vision_width": vision_width, "vision_layers": vision_layers}
-        self.patch, self.size, self.vocabulary = patch, size, vocabulary
+        self.patch, self.size, self.vocabulary, self.guidance = patch, size, vocabulary, guidance
 
     def configure_model(self) -> None:
         """Load the model, or make one and its tokenizer."""
         if hasattr(self, "fused"):
             return
         network, self.processor = self._new() if self.start is None else load_vlm(self.start)
+        if self.guidance:
+            network.set_attn_implementation("eager")  # the others do not say what they attend to
+            self.numbers = number_tokens(self.processor.tokenizer)
         self.fused = FusedVLM(network)
         self.fused.requires_grad_(True)
         if self.frozen_tower:
@@ -93,11 +100,23 @@ class PretrainStage(GalleryStage):
             family.take_projector(network)
 
     def training_step(self, batch: VLMBatch, batch_idx: int) -> Tensor:
-        logits, labels = self.fused.answer_logits(batch, self.see(batch))
+        features, weight = self.fused.image_features(batch, self.see(batch)), self._guidance_now()
+        if weight:
+            hidden, attentions = self.fused.hidden_and_attentions(batch, features)
+            wanted = guided_steps(batch, self.fused.family.placeholder(self.processor), self.numbers)
+            guided = weight * guidance_loss(attentions, wanted)
+            self.log("train/guidance", guided, batch_size=len(batch.labels))
+        else:
+            hidden, guided = self.fused.hidden(batch, features), 0.0
+        logits, labels = self.fused.logits_of_answers(batch, hidden)
         each = F.cross_entropy(logits.float(), labels, reduction="none")
-        # Answers count alike, however long: a caption has many tokens, the choice from a gallery one that matters.
-        rows = (batch.labels[:, 1:] != -100).nonzero()[:, 0]
+        # Answers count alike, however long: a caption has many tokens, a choice one that matters.
+        rows = (batch.labels[:, 1:] != IGNORED).nonzero()[:, 0]
         lengths = torch.bincount(rows, minlength=len(batch.labels))
-        loss = (each / lengths[rows]).sum() / len(batch.labels)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.labels))
-        return loss
+        answered = (each / lengths[rows]).sum() / len(batch.labels)
+        self.log("train/loss", answered, prog_bar=True, batch_size=len(batch.labels))
+        return answered + guided
+
+    def _guidance_now(self) -> float:
+        progress = self.global_step / max(1, int(self.trainer.estimated_stepping_batches))
+        return self.guidance * max(0.0, 1 - 2 * progress)

@@ -1,7 +1,6 @@
 """PretrainData: what a small vision-language model learns from: captions of scenes and of portraits, easy galleries."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +10,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from zoo.categories import find_category
 from zoo.data.captions import read_captions
-from zoo.data.conversations import Conversations
 from zoo.data.images import UnreadableImage
 from zoo.data.index import IdentityIndex
 from zoo.data.samplers import Key, MixedSampler, ShuffledSampler
@@ -52,53 +50,6 @@ class ToldDataset(Dataset[Example | Unread]):
         return Example([{"role": "user", "content": content}], answer, path, (image_key(path, ()),))
 
 
-class DescribedDataset(ConversationDataset):
-    """Galleries in which words stand for images: for the query, or for all of them. Which, is drawn by (seed, epoch,
-    row). Words are compared more easily, and what compares words serves images, too.
-
-    Args:
-        conversations: one of several collections, by number.
-        rows: (N, 2) int64 collection and conversation of each row.
-        texts: collection -> path -> what is known of an image.
-        decode: as in `ConversationDataset`.
-        seed: of the draws.
-    """
-
-    def __init__(
-        self,
-        conversations: Sequence[Conversations],
-        rows: np.ndarray,
-        texts: Sequence[Mapping[str, str]],
-        decode: bool = True,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(conversations, rows, no_match=False, decode=decode)
-        self.texts, self.seed = texts, seed
-
-    def __getitem__(self, key: Key) -> Example | Unread:
-        whole = super().__getitem__(key)
-        if isinstance(whole, Unread):
-            return whole
-        refs, texts = (*whole.source.gallery, whole.source.query), self.texts[int(self.rows[key.row, 0])]
-        shown = len(whole.source.gallery) * int(np.random.default_rng((self.seed, *key)).integers(2))
-        # The right image's own words, so that a query's view does not matter.
-        right = refs[whole.source.answer - 1]
-        words = [texts[ref.path] for ref in (*refs[:-1], right)]
-        place, content = -1, []
-        for part in whole.messages[0]["content"]:
-            place += part["type"] == "image"
-            told = part["type"] == "image" and place >= shown
-            content.append({"type": "text", "text": f" {words[place]}. "} if told else part)
-        return replace(
-            whole,
-            messages=[{"role": "user", "content": content}],
-            keys=whole.keys[:shown],
-            categories=whole.categories[:shown],
-            boxes=whole.boxes[:shown],
-            names=whole.names[:shown],
-        )
-
-
 class JoinedDataset(Dataset):
     """Several data sets, their rows numbered one after another, as `MixedSampler` draws them."""
 
@@ -126,8 +77,7 @@ class PretrainData(ConversationData):
 
     Args:
         scenes: scenes with several instances and their captions; null for none.
-        told: share of a training batch that is captions, of scenes and of portraits alike.
-        described: share of it that is galleries in which words stand for images; the rest is galleries of images.
+        told: share of a training batch that is captions, of scenes and of portraits alike; the rest is galleries.
         world: category -> wing, for portraits and galleries.
         encoder: card of the encoder that the galleries are mined with.
         k: images in a gallery; or (fewest, most).
@@ -146,7 +96,6 @@ class PretrainData(ConversationData):
         world: dict[str, World],
         scenes: Scenes | None = None,
         told: float = 0.5,
-        described: float = 0.0,
         encoder: str = "general_mobilenetv3s050.world",
         k: int | tuple[int, int] = (2, 5),
         tau: tuple[float, ...] = (-1.0,),
@@ -171,12 +120,9 @@ class PretrainData(ConversationData):
             workers=workers,
             seed=seed,
         )
-        if min(told, described) < 0 or told + described > 1:
-            raise ValueError(
-                f"data.told {told} and data.described {described} are no shares of a batch. "
-                "Give numbers from 0 on that sum to at most 1."
-            )
-        self.scenes, self.told, self.described = scenes, told, described
+        if not 0 <= told <= 1:
+            raise ValueError(f"data.told is {told}. Give the share of captions in a batch, from 0 to 1.")
+        self.scenes, self.told = scenes, told
 
     def prepare_data(self) -> None:
         super().prepare_data()
@@ -191,23 +137,12 @@ class PretrainData(ConversationData):
             captions = read_captions(self.scenes.prepare(), "train")
             pairs = zip(captions.paths, captions.texts, strict=True)
             found += [Told(captions.root / path, "Describe the scene.", texts) for path, texts in pairs]
-        for category, index in self._indices.items():
+        for category, wing in self.world.items():
+            index = index_of(wing)
             question = f"Describe the {find_category(category).noun}."
             for row in index.rows("train"):
                 found.append(Told(index.root / str(index.paths[row]), question, (portrait(index, row),)))
         return found
-
-    @cached_property
-    def _indices(self) -> dict[str, IdentityIndex]:
-        return {category: index_of(wing) for category, wing in self.world.items()}
-
-    @cached_property
-    def portraits(self) -> list[dict[str, str]]:
-        """For each category in order: path -> what is known of an image."""
-        return [
-            {str(path): portrait(index, row) for row, path in enumerate(index.paths)}
-            for index in self._indices.values()
-        ]
 
     def images(self, *splits: str) -> list[KeptImage]:
         told = [KeptImage(item.path, "", None) for item in self.items] if "train" in splits and self.told else []
@@ -223,15 +158,9 @@ class PretrainData(ConversationData):
             yield from (part["text"] for part in question[0]["content"] if part["type"] == "text")
 
     def train_dataloader(self) -> DataLoader:
-        rows, decode = self.rows("train"), self._decodes
-        captions, described = round(self.told * self.batch_size), round(self.described * self.batch_size)
-        sizes = {
-            ToldDataset(self.items, self.seed, decode): captions,
-            DescribedDataset(self.conversations, rows, self.portraits, decode, self.seed): described,
-            ConversationDataset(self.conversations, rows, self.no_match, decode): self.batch_size
-            - captions
-            - described,
-        }
+        captions = round(self.told * self.batch_size)
+        galleries = ConversationDataset(self.conversations, self.rows("train"), self.no_match, self._decodes)
+        sizes = {ToldDataset(self.items, self.seed, self._decodes): captions, galleries: self.batch_size - captions}
         parts = {part: size for part, size in sizes.items() if size}
         samplers = [
             ShuffledSampler(np.arange(len(part)), size, self.seed, rank(), world_size())  # type: ignore[arg-type]

@@ -55,7 +55,9 @@ def small_tokenizer(texts: Iterable[str], vocabulary: int = 1024) -> PreTrainedT
 
 def small_processor(tokenizer: PreTrainedTokenizerFast, size: int, patch: int) -> Qwen2_5_VLProcessor:
     """The processor of a model with this patch size; images are brought to about `size` x `size` pixels."""
-    area = {"shortest_edge": size * size, "longest_edge": size * size}
+    # A pixel of room on both sides: rounding must not take a row of patches from an image, as 192 x 192 lost three of 4
+    # tokens for size 112 and patch 28.
+    area = {"shortest_edge": (size - 1) ** 2, "longest_edge": (size + 1) ** 2}
     return Qwen2_5_VLProcessor(
         Qwen2VLImageProcessor(patch_size=patch, size=area),
         tokenizer,
@@ -99,6 +101,7 @@ def small_vlm(
         "max_position_embeddings": 4096,
         "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
         "tie_word_embeddings": True,
+        "initializer_range": width**-0.5,  # the usual 0.02 is for widths of thousands: here signals would fade
         "bos_token_id": None,
         "eos_token_id": token[END],
         "pad_token_id": token[PAD],
@@ -110,6 +113,7 @@ def small_vlm(
         "num_heads": vision_width // 32,
         "out_hidden_size": width,
         "patch_size": patch,
+        "initializer_range": vision_width**-0.5,
         "fullatt_block_indexes": list(range(vision_layers)),  # images are smaller than a window
     }
     config = Qwen2_5_VLConfig(

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from zoo.categories import Box
+from zoo.data.embedded import from_all_ranks
 from zoo.data.images import UnreadableImage, read_image
 from zoo.data.samplers import Key, ShardSampler
 from zoo.distributed import rank, world_size
@@ -94,23 +95,27 @@ class CachedTowers:
             raise KeyError(f"{len(missing)} images are not in the feature cache {cache.folder}, such as {missing[0]}.")
         return found
 
-    def fill(self, images: Sequence[KeptImage], workers: int) -> None:
+    def fill(self, images: Sequence[KeptImage], workers: int) -> list[Path]:
         """Run the towers on those images that are not kept yet, a part of them on each process.
 
-        It can be stopped at any time; the next call goes on. An image that cannot be read stays away.
+        It can be stopped at any time; the next call goes on.
 
         Args:
-            images: what is to be kept.
+            images: what is to be kept, the same on every process.
             workers: processes that decode.
+
+        Returns:
+            those that could not be kept, since they cannot be read or taken.
         """
-        wanted = [image for image in images if self._lacks(image)]
-        shards = ShardSampler(np.arange(len(wanted)), rank(), world_size())
+        # Shared out before looking: what another process has kept by now must not change whose an image is.
+        own = images[rank() :: world_size()]
+        wanted = [image for image in own if self._lacks(image)]
         loader = DataLoader(
             _Images(wanted),
             batch_size=_AT_ONCE,
-            sampler=shards,
+            sampler=ShardSampler(np.arange(len(wanted))),
             collate_fn=partial(_collate, self.batcher),
-            num_workers=workers if len(shards) > _AT_ONCE else 0,
+            num_workers=workers if len(wanted) > _AT_ONCE else 0,
         )
         bar = track(loader, "Keeping features", len(loader), disable=rank() != 0 or not len(loader))
         for batch in bar:
@@ -120,12 +125,14 @@ class CachedTowers:
             torch.distributed.barrier()
         for cache in (self.tower, *self.experts.values()):
             cache.refresh()
+        left = [image.path for image in wanted if self._lacks(image)]
+        return sum(from_all_ranks(left), [])
 
     def _lacks(self, image: KeptImage) -> bool:
         try:
             key = image_key(image.path, ())
         except OSError:
-            return False
+            return True
         expert = self.experts.get(image.category)
         return key not in self.tower or expert is not None and crop_key(key, image.box) not in expert
 

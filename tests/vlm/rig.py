@@ -1,0 +1,135 @@
+"""A tiny base model, tiny photos and galleries made of them: what the tests of stage 1 run on."""
+
+import tempfile
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from lightning import Trainer
+from PIL import Image
+
+from fusion import AdditiveFusion
+from tests.conftest import draw_identity
+from zoo.cards import card
+from zoo.data.conversations import _SCHEMA, Conversations, hashes
+from zoo.vlm.component import save_vlm
+from zoo.vlm.data import ConversationData, GallerySource
+from zoo.vlm.match import MatchStage
+from zoo.vlm.small import small_processor, small_tokenizer, small_vlm
+
+ENCODER = "general_mobilenetv3s050.world"
+EXPERTS = {"pet": "pet_mobilenetv3s050.world", "object": "object_mobilenetv3s050.world"}
+TEXTS = ["[Pet 3] [Product 4] [None] Which pet is the query? Answer with one bracket. Query"] * 5
+
+_KEPT = tempfile.TemporaryDirectory(prefix="tiny_base_")
+
+
+@cache
+def base(seed: int = 0) -> str:
+    """The folder of a random model of 4 tokens an image."""
+    tokenizer = small_tokenizer(TEXTS, 400)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = small_vlm(tokenizer, width=32, layers=2, vision_width=32, vision_layers=2, patch=14)
+        for parameter in network.parameters():
+            parameter.data.add_(torch.randn_like(parameter), alpha=0.1)
+    folder = Path(_KEPT.name) / f"base-{seed}"
+    save_vlm(network, small_processor(tokenizer, 56, 14), folder, name=f"tiny{seed}.world")
+    return str(folder)
+
+
+def photos(root: Path, identities: int, views: int = 2, seed: int = 0) -> None:
+    """`<identity>_<view>.jpg`; shapes differ from identity to identity."""
+    rng = np.random.default_rng(seed)
+    root.mkdir(parents=True, exist_ok=True)
+    for identity in range(identities):
+        pattern = draw_identity(rng, 48)[: 32 + 4 * (identity % 5)]
+        for view in range(views):
+            image = pattern + rng.normal(0, 10, pattern.shape)
+            Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(root / f"{identity:02d}_{view}.jpg")
+
+
+def galleries(
+    root: Path,
+    category: str,
+    rows: Sequence[tuple[str, str, int, int]],
+    identities: int = 8,
+    encoder: str = ENCODER,
+    seed: int = 0,
+) -> Conversations:
+    """Conversations about random photos, which are drawn below `root`.
+
+    Args:
+        root: folder to make.
+        category: of the expert.
+        rows: split, level, K and answer of each.
+        identities: how many there are to draw from.
+        encoder: what the manifest says it was mined with.
+        seed: of photos and galleries.
+    """
+    photos(root, identities, seed=seed)
+    rng, table = np.random.default_rng(seed), []
+    for split, level, k, answer in rows:
+        query, *others = rng.permutation(identities)[: k + 1].tolist()
+        shown = [f"{other:02d}_0.jpg" for other in others[:k]]
+        if answer:
+            shown[answer - 1] = f"{query:02d}_0.jpg"
+        row = {"split": split, "category": category, "level": level, "tau": 0.5, "answer": answer}
+        row |= {"query_path": f"{query:02d}_1.jpg", "query_identity": str(query), "query_box": None}
+        row |= {"gallery_paths": shown, "gallery_identities": shown, "gallery_boxes": [None] * k}
+        row["similarities"] = rng.uniform(0.5, 1, k).tolist()
+        table.append(row)
+    found = hashes(root, sorted(path.name for path in root.glob("*.jpg")))
+    for row in table:
+        row["query_sha256"] = found[row["query_path"]]
+        row["gallery_sha256"] = [found[path] for path in row["gallery_paths"]]
+    made_with = card(encoder)
+    meta = {
+        "encoder": {"name": made_with.name, "sha256": made_with.weights.sha256},
+        "category": category,
+        "skipped": {split: {level: {} for _, level, _, _ in rows} for split, _, _, _ in rows},
+    }
+    return Conversations(root, pa.Table.from_pylist(table, _SCHEMA), meta)
+
+
+def rows(split: str, count: int, k: int = 3, level: str = "tau=0.5") -> list[tuple[str, str, int, int]]:
+    """Rows for `galleries`, the answers in turn."""
+    return [(split, level, k, n % k + 1) for n in range(count)]
+
+
+def data_of(*collections: Conversations, **options: Any) -> ConversationData:
+    """Data of conversations, by way of manifests beside their images."""
+    sources = []
+    for conversations in collections:
+        conversations.save(conversations.root / "manifest.parquet")
+        sources.append(GallerySource(str(conversations.root / "manifest.parquet")))
+    return ConversationData(sources, **{"batch_size": 4, "eval_batch_size": 4, "workers": 0, **options})
+
+
+def stage(**options: Any) -> MatchStage:
+    """Stage 1 on the tiny base, with two experts unless told otherwise."""
+    return MatchStage(**{"vlm": base(), "experts": EXPERTS, "fusion": AdditiveFusion, **options})
+
+
+def trainer(folder: Path, **options: Any) -> Trainer:
+    """Of one epoch on the CPU, without a trace."""
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    quiet |= {"enable_model_summary": False, "use_distributed_sampler": False, "num_sanity_val_steps": 0}
+    return Trainer(default_root_dir=folder, accelerator="cpu", **{"max_epochs": 1, **quiet, **options})
+
+
+def attached(model: MatchStage, data: ConversationData, folder: Path) -> MatchStage:
+    """The model and data set up, for steps that are called by hand."""
+    run = trainer(folder)
+    run.strategy.connect(model)
+    model.trainer = run
+    run._data_connector.attach_datamodule(model, datamodule=data)
+    data.trainer = run
+    data.setup()
+    model.configure_model()
+    model.log = lambda *args, **options: None  # type: ignore[method-assign]
+    return model

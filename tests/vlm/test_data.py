@@ -1,0 +1,334 @@
+"""ConversationData: which conversations there are, and what becomes of those that cannot be used."""
+
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from PIL import Image
+
+from tests.vlm.rig import attached, data_of, galleries, rows, stage, trainer
+from zoo.data.conversations import Conversations, hashes
+from zoo.data.images import image_size
+from zoo.data.samplers import Key
+from zoo.vlm.batch import Example
+from zoo.vlm.data import Blank, Collate, ConversationData, ConversationDataset, GallerySource, Unread, open_image
+from zoo.world import Objects, Pets
+
+SPLIT = [*rows("train", 12), *rows("val", 5), *rows("test", 9)]
+
+
+def scores_of(folder: Path, data: ConversationData, **options: Any) -> dict[str, float]:
+    return dict(trainer(folder).test(stage(**options), data, verbose=False)[0])
+
+
+def corrupt(path: Path) -> None:
+    """Cut off: its size can still be read, its pixels cannot."""
+    path.write_bytes(path.read_bytes()[:-200])
+    assert path.suffix != ".jpg" or image_size(path)
+
+
+def used(conversations: Conversations) -> dict[str, list[int]]:
+    """Path of an image -> numbers of the conversations that show it."""
+    found: dict[str, list[int]] = {}
+    for number, conversation in enumerate(conversations):
+        for ref in (*conversation.gallery, conversation.query):
+            found.setdefault(ref.path, []).append(number)
+    return found
+
+
+# ---------------------------------------------------------------------- what is there
+
+
+def test_levels_categories_and_chance_of_several_manifests(tmp_path):
+    pets = [("test", "tau=0.5", 3, 1), ("test", "tau=0.5", 5, 2), ("test", "tau=0.2", 2, 1), ("train", "tau=0.2", 2, 1)]
+    things = [("test", "tau=0.8", 4, 3)]
+    data = data_of(galleries(tmp_path / "a", "pet", pets), galleries(tmp_path / "b", "object", things), tau=[0.5, 0.9])
+    data.setup("test")
+    assert data.categories == ["pet", "object"] and not data.no_match
+    assert data.levels == ["tau=0.5", "tau=0.2", "tau=0.8"], "those that were asked for, then all others"
+    expected = {("pet", "tau=0.5"): (1 / 3 + 1 / 5) / 2, ("pet", "tau=0.2"): 1 / 2, ("object", "tau=0.8"): 1 / 4}
+    assert data.chance("test") == pytest.approx(expected)
+    assert data.chance("train") == {("pet", "tau=0.2"): 1 / 2} and not data.validates
+    assert data.rows("test").tolist() == [[0, 0], [0, 1], [0, 2], [1, 0]]
+    assert data.describe() == "pet 1 train, 0 val, 3 test; object 0 train, 0 val, 1 test"
+
+
+def test_one_gallery_without_a_match_makes_none_an_option_of_all(tmp_path):
+    data = data_of(galleries(tmp_path, "pet", [("test", "tau=0.5", 3, 1), ("test", "tau=0.5", 1, 0)]))
+    data.setup("test")
+    assert data.no_match and data.chance("test") == pytest.approx({("pet", "tau=0.5"): (1 / 4 + 1 / 2) / 2})
+    model = attached(stage(), data, tmp_path)
+    batch = next(iter(data.test_dataloader()))
+    texts = [model.batcher.processor.tokenizer.decode(ids) for ids in batch.input_ids]
+    assert all("or [None]." in text for text in texts)
+    dataset = ConversationDataset(data.conversations, data.rows("test"), data.no_match)
+    assert [dataset[Key(0, row)].answer for row in range(2)] == ["[Pet 1]", "[None]"]
+
+
+def test_batches_hold_gallery_then_query_of_each_conversation(tmp_path):
+    data = data_of(
+        galleries(tmp_path, "pet", [*rows("train", 2), ("train", "tau=0.5", 5, 4), ("train", "tau=0.5", 1, 1)])
+    )
+    model = attached(stage(), data, tmp_path)
+    batch = next(iter(data.train_dataloader()))
+    assert [len(c.gallery) for c in batch.examples].count(3) == 2 and len(batch.examples) == 4
+    first = 0
+    for conversation in batch.examples:
+        refs = (*conversation.gallery, conversation.query)
+        for place, ref in enumerate(refs, start=first):
+            image = open_image(tmp_path / ref.path)
+            expected = model.batcher._experts([_example(image)], [image], ["it"], True)["pet"].pixels[0]
+            assert torch.equal(batch.experts["pet"].pixels[place], expected), ref.path
+        first += len(refs)
+    assert first == len(batch.keys) == len(batch.image_tokens) and batch.experts["object"].pixels.shape[0] == 0
+
+
+def _example(image: Image.Image) -> Example:
+    return Example([{"role": "user", "content": [{"type": "image", "image": image}]}], "", None, ("it",), ("pet",))
+
+
+def test_without_pixels_a_batch_is_otherwise_the_same(tmp_path):
+    data = data_of(galleries(tmp_path, "pet", rows("train", 4)))
+    model = attached(stage(), data, tmp_path)
+    whole, blank = (
+        Collate(model.batcher, decode)(
+            [
+                ConversationDataset(data.conversations, data.rows("train"), False, decode)[Key(0, row)]
+                for row in range(4)
+            ]
+        )
+        for decode in (True, False)
+    )
+    for name in ("input_ids", "attention_mask", "labels", "image_tokens"):
+        assert torch.equal(getattr(whole, name), getattr(blank, name)), name
+    assert torch.equal(whole.vision["image_grid_thw"], blank.vision["image_grid_thw"])
+    assert "pixel_values" in whole.vision and "pixel_values" not in blank.vision
+    assert whole.keys == blank.keys and whole.experts["pet"].keys == blank.experts["pet"].keys
+    assert open_image(tmp_path / "00_0.jpg", decode=False) == Blank((48, 32))
+
+
+# ---------------------------------------------------------------------- manifests that are refused
+
+
+REFUSED = {
+    "gone": (lambda root: (root / "03_0.jpg").unlink(), "1 missing .such as 03_0.jpg.*Restore the images"),
+    "changed": (lambda root: corrupt(root / "03_0.jpg"), "1 changed .such as 03_0.jpg"),
+    "no manifest": (lambda root: (root / "manifest.parquet").unlink(), "There is no file .*manifest.parquet"),
+    "torn": (lambda root: corrupt(root / "manifest.parquet"), "no manifest of conversations"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_manifests_that_do_not_fit_their_images_are_refused(case, tmp_path):
+    spoil, message = REFUSED[case]
+    data = data_of(galleries(tmp_path, "pet", SPLIT))
+    spoil(tmp_path)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        data.setup("fit")
+
+
+def test_galleries_mined_with_another_encoder_are_refused(tmp_path):
+    made = galleries(tmp_path, "pet", SPLIT, encoder="pet_mobilenetv3s050.world")
+    with pytest.raises(ValueError, match=r"mined with pet_mobilenet.*not with general_mobilenet.*tau does not mean"):
+        data_of(made).setup("fit")
+    data_of(made, encoder="pet_mobilenetv3s050.world").setup("fit")
+
+
+def test_what_is_asked_for_must_be_one_thing():
+    pet = {"pet": Pets(families=4)}
+    for options in ({}, {"galleries": [GallerySource("a.parquet")], "world": pet, "tau": [0.5]}):
+        with pytest.raises(ValueError, match="Give one of the two"):
+            ConversationData(**options)
+    with pytest.raises(ValueError, match="at least one level of difficulty"):
+        ConversationData(world=pet)
+    with pytest.raises(ValueError, match="tau is 1.5"):
+        ConversationData(world=pet, tau=[1.5])
+
+
+@pytest.mark.parametrize(("stage_name", "split"), [("fit", "train"), ("validate", "val"), ("test", "test")])
+def test_a_split_without_conversations_is_named(stage_name, split, tmp_path):
+    others = [row for row in SPLIT if row[0] != split]
+    data = data_of(galleries(tmp_path, "pet", others))
+    with pytest.raises(ValueError, match=f"no conversation to {stage_name} with: all queries of the {split} split"):
+        data.setup(stage_name)
+
+
+def test_a_level_without_conversations_is_named_and_the_others_are_scored(tmp_path, caplog):
+    hard = [("train", "tau=0.8", 3, 1), ("val", "tau=0.8", 3, 1)]
+    data = data_of(galleries(tmp_path, "pet", [*SPLIT, *hard]))
+    with caplog.at_level(logging.WARNING, logger="zoo"):
+        scores = scores_of(tmp_path, data)
+    assert "pet has no conversation at tau=0.8 in the test split" in caplog.text
+    assert "test/pet/tau=0.5/accuracy" in scores and not any("tau=0.8" in name for name in scores)
+    assert not any(np.isnan(value) for value in scores.values())
+
+
+# ---------------------------------------------------------------------- images that cannot be used
+
+
+@pytest.mark.parametrize(("cached", "workers"), [(False, 0), (True, 1)])
+def test_a_corrupt_image_takes_its_conversations_along_and_no_others(cached, workers, tmp_path, caplog):
+    """Also one whose size can still be read, so that only a tower finds out."""
+    root = tmp_path / "photos"
+    made = galleries(root, "pet", rows("test", 30), identities=40)
+    cache = str(tmp_path / "cache") if cached else None
+    data = data_of(made, max_unreadable=0.5, workers=workers)
+    data.setup("test")
+    path, lost = next((path, numbers) for path, numbers in used(made).items() if len(numbers) == 3)
+    whole = scores_of(tmp_path, data, cache=None)
+    assert whole["test/conversations"] == 30
+    corrupt(root / path)
+    with caplog.at_level(logging.WARNING, logger="zoo"):
+        scores = scores_of(tmp_path, data, cache=cache)
+    assert scores["test/conversations"] == 30 - len(lost)
+    assert "3 conversations were skipped" in caplog.text and caplog.text.count(f"{path}: ") == 3
+    assert all(f"(conversation {number} of pet)" in caplog.text for number in lost)
+    made.select(np.setdiff1d(np.arange(30), lost)).save(root / "kept.parquet")
+    (root / path).unlink()  # of no conversation any more
+    alone = ConversationData([GallerySource(str(root / "kept.parquet"))], eval_batch_size=4, workers=0)
+    again = scores_of(tmp_path, alone)
+    assert again == pytest.approx(scores)
+
+
+def test_training_goes_on_without_a_corrupt_image(tmp_path, caplog):
+    made = galleries(tmp_path, "pet", rows("train", 40), identities=40)
+    losses = {}
+    for cache in (None, str(tmp_path / "cache")):
+        data = data_of(made, max_unreadable=0.5, batch_size=8)
+        data.setup("fit")
+        corrupt(tmp_path / made[0].query.path)
+        losses[cache] = []
+        model = stage(cache=cache)
+        model.on_train_batch_end = lambda out, *_, c=cache: losses[c].append(float(out["loss"]))  # type: ignore[method-assign]
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, logger="zoo"):
+            trainer(tmp_path).fit(model, data)
+        galleries(tmp_path, "pet", rows("train", 40), identities=40)
+        assert len(losses[cache]) == 5 and made[0].query.path in caplog.text
+    assert losses[None] == pytest.approx(losses[str(tmp_path / "cache")], abs=1e-5)
+
+
+def test_too_many_unusable_conversations_end_the_run_in_words(tmp_path):
+    made = galleries(tmp_path, "pet", rows("test", 40), identities=20)
+    data = data_of(made, max_unreadable=0.1)
+    data.setup("test")
+    for identity in range(6):
+        corrupt(tmp_path / f"{identity:02d}_0.jpg")
+    with pytest.raises(RuntimeError, match=r"\d+ of 40 conversations have images that cannot be used .at most 10.0%"):
+        scores_of(tmp_path, data)
+
+
+def test_an_evaluation_batch_of_nothing_else_is_left_out(tmp_path):
+    made = galleries(tmp_path, "pet", rows("test", 9), identities=40)
+    data = data_of(made, max_unreadable=1.0, eval_batch_size=4)
+    data.setup("test")
+    corrupt(tmp_path / made[8].query.path)  # alone in its batch
+    assert scores_of(tmp_path, data)["test/conversations"] == 8
+
+
+def test_a_training_batch_of_nothing_else_ends_the_run_in_words(tmp_path):
+    made = galleries(tmp_path, "pet", rows("train", 3), identities=40)
+    data = data_of(made, max_unreadable=1.0, batch_size=1)
+    data.setup("fit")
+    corrupt(tmp_path / made[1].query.path)
+    with pytest.raises(
+        RuntimeError, match="None of the conversations of a training batch can be used: .*raise data.batch"
+    ):
+        trainer(tmp_path).fit(stage(), data)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_images_outside_of_the_token_budget_take_their_conversations_along(cached, tmp_path, caplog):
+    made = galleries(tmp_path, "pet", rows("test", 20), identities=40)
+    found = used(made)
+    line, long = [path for path, numbers in found.items() if len(numbers) == 2][:2]
+    Image.new("RGB", (900, 3), "red").save(tmp_path / line)
+    Image.new("RGB", (600, 28), "red").save(tmp_path / long)
+    lost = {*found[line], *found[long]}
+    options = {"cache": str(tmp_path / "cache") if cached else None, "min_tokens": 4, "max_tokens": 6}
+    made = _hashed_again(made)
+    with caplog.at_level(logging.WARNING, logger="zoo"):
+        scores = scores_of(tmp_path, data_of(made, max_unreadable=0.5), **options)
+    assert scores["test/conversations"] == 20 - len(lost) and f"{len(lost)} conversations were skipped" in caplog.text
+    assert re.search(rf"{line} .*hardly more than a line", caplog.text)
+    assert re.search(rf"{long} .*outside the budget of 4 to 6", caplog.text)
+    assert all(f"(conversation {number} of pet)" in caplog.text for number in lost)
+
+
+def _hashed_again(made: Conversations) -> Conversations:
+    found, table = hashes(made.root, list(made.images())), made._table.to_pylist()
+    for row in table:
+        row["query_sha256"] = found[row["query_path"]]
+        row["gallery_sha256"] = [found[path] for path in row["gallery_paths"]]
+    return Conversations(made.root, pa.Table.from_pylist(table, made._table.schema), made.meta)
+
+
+# ---------------------------------------------------------------------- order
+
+
+def test_batches_go_on_where_they_were_interrupted(tmp_path):
+    data = data_of(galleries(tmp_path, "pet", rows("train", 10)), batch_size=2, steps_per_epoch=4)
+    attached(stage(), data, tmp_path)
+
+    def queries(loader: Any, epoch: int) -> list[list[str]]:
+        loader.sampler.set_epoch(epoch)
+        return [[c.query.path for c in batch.examples] for batch in loader]
+
+    loader = data.train_dataloader()
+    whole = [queries(loader, epoch) for epoch in range(3)]
+    data.load_state_dict({"epoch": 1, "step": 3})
+    resumed = data.train_dataloader()
+    assert queries(resumed, 1) == whole[1][3:] and queries(resumed, 2) == whole[2]
+
+
+# ---------------------------------------------------------------------- from the procedural world
+
+
+def wings() -> dict[str, Any]:
+    return {
+        "pet": Pets(families=6, members=3, views=4, size=32),
+        "object": Objects(families=6, members=3, views=4, size=32),
+    }
+
+
+def test_galleries_of_the_world_are_mined_once(tmp_path, monkeypatch):
+    options: dict[str, Any] = {"world": wings(), "k": (2, 3), "tau_quantile": [0.0, 0.5], "eval_conversations": 6}
+    first = ConversationData(**options)
+    first.prepare_data()
+    first.setup("fit")
+    assert first.levels == ["quantile=0", "quantile=0.5"] and first.categories == ["pet", "object"]
+    sizes = np.concatenate([c.column("k") for c in first.conversations])
+    assert set(sizes) == {2, 3} and len(first.rows("test")) == 24
+    identities = {
+        split: {ref.identity for row in c for ref in (row.query, *row.gallery) if row.split == split}
+        for c in first.conversations[:1]
+        for split in ("train", "val", "test")
+    }
+    assert not identities["train"] & identities["test"] and not identities["train"] & identities["val"]
+    monkeypatch.setattr("zoo.vlm.data.build", lambda *_, **__: pytest.fail("mined again"))
+    again = ConversationData(**options)
+    again.setup("fit")
+    assert [list(c) for c in again.conversations] == [list(c) for c in first.conversations]
+    with pytest.raises(pytest.fail.Exception):
+        ConversationData(**{**options, "seed": 1}).setup("fit")
+
+
+def test_a_world_whose_test_identities_are_too_few_is_named():
+    few = Pets(families=3, members=2, views=2, size=32)
+    data = ConversationData(world={"pet": few}, k=20, tau=[-1.0])
+    data.prepare_data()
+    with pytest.raises(ValueError, match=r"no conversation to test with: .*too few above tau.*Lower tau or k"):
+        data.setup("test")
+
+
+def test_unread_conversations_say_why(tmp_path):
+    data = data_of(galleries(tmp_path, "pet", rows("train", 2)))
+    data.setup("fit")
+    (tmp_path / data.conversations[0][0].query.path).unlink()
+    item = ConversationDataset(data.conversations, data.rows("train"), False)[Key(0, 0)]
+    assert isinstance(item, Unread) and re.search(r"_1.jpg: no such file", item.reason)
