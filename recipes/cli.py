@@ -330,6 +330,7 @@ def _set_up_process() -> None:
     )
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's, about torch
     warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # scores are already of all ranks
+    warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")  # what is frozen is
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
     logging.getLogger("zoo").setLevel(logging.INFO)
 

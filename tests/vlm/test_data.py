@@ -318,6 +318,17 @@ def test_galleries_of_the_world_are_mined_once(tmp_path, monkeypatch):
         ConversationData(**{**options, "seed": 1}).setup("fit")
 
 
+def test_galleries_of_the_world_without_a_match():
+    data = ConversationData(world={"pet": wings()["pet"]}, k=2, tau=[-1.0], no_match=0.5)
+    data.prepare_data()
+    data.setup("fit")
+    (conversations,) = data.conversations
+    for split in ("train", "test"):
+        answers = conversations.column("answer")[conversations.column("split") == split]
+        assert (answers == 0).any() and (answers > 0).any()
+    assert data.no_match and set(data.chance("test").values()) == {1 / 3}
+
+
 def test_a_world_whose_test_identities_are_too_few_is_named():
     few = Pets(families=3, members=2, views=2, size=32)
     data = ConversationData(world={"pet": few}, k=20, tau=[-1.0])

@@ -1,0 +1,68 @@
+"""The recipe of the small base model, both halves, on tiny worlds."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+import zoo
+from recipes.vlm_base import main
+
+WORLD = {
+    "pet": {"class_path": "zoo.world.Pets", "init_args": {"families": 8, "members": 3, "views": 4, "size": 48}},
+    "object": {"class_path": "zoo.world.Objects", "init_args": {"families": 8, "members": 3, "views": 4, "size": 48}},
+}
+DATA = {
+    "world": WORLD,
+    "scenes": {"scenes": 20, "families": 8, "members": 3, "size": 56},
+    "batch_size": 8,
+    "steps_per_epoch": 2,
+    "eval_batch_size": 8,
+    "eval_conversations": 6,
+    "workers": 0,
+}
+TRAINER = {"max_epochs": 2, "enable_progress_bar": False, "default_root_dir": "runs"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    model = {"width": 32, "layers": 3, "vision_width": 32, "vision_layers": 1, "size": 56, "vocabulary": 400}
+    second = {
+        "then": None,
+        "monitor": "val/accuracy",
+        "trainer": {**TRAINER, "limit_val_batches": 1.0},
+        "model": {"frozen_tower": True, "cache": str(tmp_path / "features"), "guidance": 0.5},
+        "data": {**DATA, "told": 0.25, "k": [2, 3]},
+    }
+    Path("compare.yaml").write_text(yaml.safe_dump(second))
+    first = {"then": "compare.yaml", "trainer": TRAINER, "model": model, "data": DATA}
+    Path("base.yaml").write_text(yaml.safe_dump(first))
+    return tmp_path
+
+
+def test_both_halves_leave_a_model_that_transformers_and_the_zoo_load(folder: Path) -> None:
+    main(["fit", "-c", "base.yaml"])
+    seeing, comparing = (folder / f"runs/vlm_base/version_{n}/vlm" for n in (0, 1))
+    before, after = (AutoModelForImageTextToText.from_pretrained(where) for where in (seeing, comparing))
+    changed = {
+        name
+        for name, tensor in before.state_dict().items()
+        if not torch.equal(tensor, after.state_dict()[name])
+    }
+    assert any(name.startswith("model.language_model") for name in changed)
+    assert any(name.startswith("model.visual.merger") for name in changed)
+    assert not any(name.startswith("model.visual") and "merger" not in name for name in changed)
+    kept = zoo.load(comparing)
+    for name, tensor in kept.state_dict().items():
+        assert torch.equal(tensor, after.state_dict()[name])
+    tokenizer = AutoProcessor.from_pretrained(comparing).tokenizer
+    assert tokenizer.decode(tokenizer("Which pet is the query?")["input_ids"]) == "Which pet is the query?"
+
+
+def test_a_cache_of_a_tower_that_trains_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["fit", "-c", "base.yaml", "--model.cache=features"])
+    assert "Set frozen_tower" in capsys.readouterr().err

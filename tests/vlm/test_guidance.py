@@ -1,0 +1,78 @@
+"""Guided attention: who should listen to whom, and what it costs not to."""
+
+import torch
+
+from tests.vlm.test_fused import fused_of
+from tests.vlm.tiny import picture
+from zoo.data.conversations import Conversation, ImageRef
+from zoo.vlm.batch import IGNORED, Example
+from zoo.vlm.guidance import guidance_loss, guided_steps, number_tokens
+from zoo.vlm.prompts import option, stage_one
+
+
+def matching(k: int, answer: int) -> Example:
+    images = [picture(32 + 8 * n, 32, seed=n) for n in range(k + 1)]
+    refs = [ImageRef(f"{n}.png", str(n), None) for n in range(k + 1)]
+    talk = Conversation(refs[-1], tuple(refs[:-1]), answer, "pet", "train", -1.0, (0.0,) * k, "tau=-1")
+    keys = tuple(ref.path for ref in refs)
+    return Example(stage_one(images[:-1], images[-1], "pet"), option("pet", answer), talk, keys)
+
+
+def caption() -> Example:
+    content = [{"type": "image", "image": picture(48, 32)}, {"type": "text", "text": "Describe the pet."}]
+    return Example([{"role": "user", "content": content}], "a cat", "path", ("c",))
+
+
+def test_each_step_points_where_it_should() -> None:
+    fused, batcher = fused_of("qwen2_5_vl", experts={})
+    tokenizer = batcher.processor.tokenizer
+    batch = batcher([caption(), matching(3, answer=2), matching(2, answer=1)])
+    placeholder = fused.family.placeholder(batcher.processor)
+    wanted = guided_steps(batch, placeholder, number_tokens(tokenizer))
+    assert not wanted[:, 0].any()  # a caption is left alone
+    counts = batch.image_tokens.tolist()
+    for row, (first, k, answer) in {1: (1, 3, 2), 2: (5, 2, 1)}.items():
+        places = (batch.input_ids[row] == placeholder).nonzero()[:, 0].split(counts[first : first + k + 1])
+        for number, image in enumerate(places[:-1], start=1):
+            for token in image.tolist():
+                heard = batch.input_ids[row][wanted[0, row, token]]
+                assert tokenizer.decode(heard).strip() == str(number)
+        query = places[-1]
+        assert not wanted[0, row, query].any()
+        for token in query.tolist():
+            assert wanted[1, row, token].nonzero()[:, 0].tolist() == places[answer - 1].tolist()
+        said = (batch.labels[row] != IGNORED).nonzero()[:, 0] - 1  # what predicts the answer's tokens
+        assert wanted[2, row].any(-1).nonzero()[:, 0].tolist() == said.tolist()
+        assert (wanted[2, row, said].nonzero()[:, 1].reshape(len(said), -1) == query).all()
+        assert not (wanted[:, row] & torch.ones(*wanted.shape[2:]).triu(1).bool()).any()  # nobody hears the future
+
+
+def test_no_match_is_left_alone() -> None:
+    fused, batcher = fused_of("qwen2_5_vl", experts={})
+    batch = batcher([matching(2, answer=0)])
+    assert not guided_steps(batch, fused.family.placeholder(batcher.processor), torch.tensor([1])).any()
+
+
+def test_the_loss_is_the_share_of_attention_by_hand() -> None:
+    attention = torch.zeros(3, 1, 2, 4, 4)  # step, conversation, head, row, column
+    attention[0, 0, 0, 2] = torch.tensor([0.5, 0.25, 0.25, 0.0])
+    attention[0, 0, 0, 3] = torch.tensor([0.1, 0.1, 0.1, 0.7])
+    attention[1, 0, 0, 3] = torch.tensor([0.0, 1.0, 0.0, 0.0])
+    wanted = torch.zeros(3, 1, 4, 4, dtype=torch.bool)
+    wanted[0, 0, 2, :2] = True
+    wanted[0, 0, 3, 3] = True
+    wanted[1, 0, 3, 1] = True
+    expected = -(torch.tensor(0.75).log() + torch.tensor(0.7).log()) / 2
+    torch.testing.assert_close(guidance_loss(tuple(attention), wanted), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_without_anything_to_guide_it_is_zero() -> None:
+    attention = (torch.rand(1, 2, 4, 4, requires_grad=True),) * 3
+    assert guidance_loss(attention, torch.zeros(3, 1, 4, 4, dtype=torch.bool)) == 0
+
+
+def test_numbers_are_the_tokens_with_a_digit() -> None:
+    _, batcher = fused_of("qwen2_5_vl", experts={})
+    tokenizer = batcher.processor.tokenizer
+    texts = [tokenizer.decode([token]) for token in number_tokens(tokenizer).tolist()]
+    assert len(texts) >= 10 and all(any(map(str.isdigit, text)) for text in texts)
