@@ -6,7 +6,7 @@ from pathlib import Path
 from lightning.pytorch.cli import LightningArgumentParser
 from rich.table import Table
 
-from recipes.cli import RecipeCLI, read_checkpoint, run
+from recipes.cli import CONFIGS, RecipeCLI, read_checkpoint, run
 from recipes.tables import choice_tables
 from zoo.vlm.data import ConversationData
 from zoo.vlm.gallery_stage import GalleryStage
@@ -100,7 +100,7 @@ class PretrainCLI(GalleryCLI):
             "--then",
             type=str | None,
             default=None,
-            help="YAML of a run that goes on from the model, such as recipes/configs/vlm_base_compare.yaml.",
+            help="YAML of a run that goes on from the model; a name is one of recipes/configs.",
         )
 
     def after_training(self, best: Path) -> None:
@@ -111,4 +111,5 @@ class PretrainCLI(GalleryCLI):
         self.trainer.strategy.barrier()
         self.say_where({"best checkpoint": best, "model": folder})
         if then is not None:
-            run(PretrainStage, PretrainData, self.recipe, ["fit", f"-c={then}", f"--model.vlm={folder}"], PretrainCLI)
+            path = then if Path(then).is_file() else CONFIGS / f"{then}.yaml"
+            run(PretrainStage, PretrainData, self.recipe, ["fit", f"-c={path}", f"--model.vlm={folder}"], PretrainCLI)

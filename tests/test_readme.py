@@ -40,8 +40,8 @@ def parse(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe, words = recipe_of(command), shlex.split(command)[3:]
     if recipe == "":
         assert not words, "the list of the recipes takes no flags"
-    elif recipe == "zoo":
-        import_module("recipes.zoo").parser().parse_args(words)
+    elif recipe in ("zoo", "conversations", "ablate_fusion"):
+        import_module(f"recipes.{recipe}").parser().parse_args(words)
     elif recipe == "speed":
         stop_after_parsing(monkeypatch)
         with pytest.raises(Understood):

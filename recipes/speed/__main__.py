@@ -1,4 +1,4 @@
-"""Side-by-side timings: `python -m recipes.speed expert`, `python -m recipes.speed retrieval`."""
+"""Side-by-side timings: `python -m recipes.speed expert`, `retrieval` or `stage1`."""
 
 import argparse
 
@@ -17,7 +17,14 @@ def retrieval(flags: list[str]) -> None:
     main(flags)
 
 
-TOPICS = {topic.__name__: topic for topic in (expert, retrieval)}
+def stage1(flags: list[str]) -> None:
+    """stage 1's training step against a bare loop on transformers' model"""
+    from recipes.speed.stage1 import main
+
+    main(flags)
+
+
+TOPICS = {topic.__name__: topic for topic in (expert, retrieval, stage1)}
 
 
 def main(args: list[str] | None = None) -> None:

@@ -115,6 +115,7 @@ def test_the_printed_command_tests_the_checkpoint_again(run, capsys, monkeypatch
         assert again.results["test"] == pytest.approx(expected), more
 
 
+@pytest.mark.slow
 def test_without_a_cache_training_is_the_same(run, tiny):
     _, folder, _ = run
     main(["fit", "-c", str(tiny)])
@@ -237,11 +238,12 @@ def percents(printed: str) -> list[str]:
 
 
 def test_two_processes_train_and_score_as_one(tmp_path, capsys):
-    """Plain SGD, so that gradients show; the last batch of a rank may lack a category, and validation batches are
-    unequally many. With a cache that both fill."""
+    """Plain SGD, so that gradients show. Each process has one conversation a step, of one category, whose answers have
+    more tokens than those of the other; validation batches are unequally many; both fill one cache."""
     config = {**TINY, "model": {**TINY["model"], "cache": str(tmp_path / "features"), "gate_lr": 1.0}}
     config["model"] |= {"optim": {"name": "sgd", "lr": 0.5, "weight_decay": 0.0, "warmup": 0.0}}
     config["data"] = {**TINY["data"], "batch_size": 2, "steps_per_epoch": 4, "eval_batch_size": 1}
+    config["data"] |= {"tau_quantile": [0.0], "eval_conversations": 6}  # 6 and 1 to validate on
     (tmp_path / "sgd.yaml").write_text(yaml.safe_dump(config))
     (tmp_path / "two").mkdir()
     printed = launch(tmp_path / "two", tmp_path / "sgd.yaml", devices=2)
@@ -252,4 +254,4 @@ def test_two_processes_train_and_score_as_one(tmp_path, capsys):
         torch.testing.assert_close(theirs[name], tensor, rtol=1e-3, atol=1e-4, msg=name)
     curves = [scalars(home / "runs/stage1/version_0", "val/accuracy") for home in (tmp_path, tmp_path / "two")]
     assert curves[0] == pytest.approx(curves[1]) and len(curves[0]) == 3
-    assert percents(printed) == percents(capsys.readouterr().out) and len(percents(printed)) > 20
+    assert percents(printed) == percents(capsys.readouterr().out) and len(percents(printed)) >= 15

@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -253,13 +254,13 @@ class ConversationData(ResumableData):
 
     def _name_empty(self, split: str) -> None:
         """Say which levels of which category take no part in a score."""
-        for conversations in self.conversations if rank() == 0 else []:
-            there = set(conversations.column("level")[conversations.column("split") == split].tolist())
-            skipped = conversations.meta["skipped"].get(split, {})
-            for level in [level for level in self.levels if level not in there]:
+        there = self.chance(split)
+        for category, level in product(self.categories, self.levels) if rank() == 0 else []:
+            if (category, level) not in there:
+                own = [c.meta["skipped"].get(split, {}) for c in self.conversations if c.meta["category"] == category]
+                skipped = [reasons[level] for reasons in own if level in reasons] or "none"
                 log.warning(
-                    "%s has no conversation at %s in the %s split; queries skipped: %s",
-                    *(conversations.meta["category"], level, split, skipped.get(level, "none")),
+                    "%s has no conversation at %s in the %s split; queries skipped: %s", category, level, split, skipped
                 )
 
     def _loaded(self, source: GallerySource) -> Conversations:
@@ -269,7 +270,8 @@ class ConversationData(ResumableData):
 
     def _of_world(self, category: str, wing: World) -> Conversations:
         """Mined with all processes, and kept beside the worlds for the next run."""
-        made_from = [category, wing.folder, card(self.encoder).weights.sha256, [asdict(rule) for rule in self.rules]]
+        made_from: list[Any] = [category, wing.folder, card(self.encoder).weights.sha256]
+        made_from += [[asdict(rule) for rule in self.rules]]
         made_from += [self.per_query, self.eval_conversations]
         key = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:12]
         path = default_cache().parent / "conversations" / f"{wing.folder}-{key}.parquet"

@@ -156,7 +156,8 @@ class MatchStage(GalleryStage):
                 f"{names}\nLook at them; else lower model.optim.lr, or clip gradients (trainer.gradient_clip_val)."
             )
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.examples))
-        for category, adapter in self.fused.adapters.items():
+        adapters: Any = self.fused.adapters
+        for category, adapter in adapters.items():
             if adapter.gate is not None:
                 self.log(f"gate/{category}", adapter.gate.detach())
         return loss

@@ -90,7 +90,8 @@ def small_vlm(
     for name, value in (("width", width), ("vision_width", vision_width)):
         if value < 32 or value % 32:
             raise ValueError(f"{name} is {value}, but heads are 32 wide. Give a multiple of 32.")
-    token: dict[str, Any] = {name: tokenizer.convert_tokens_to_ids(name) for name in (PAD, END, IMAGE, VIDEO)}
+    special = (PAD, END, IMAGE, VIDEO, VISION_START, VISION_END)
+    token: dict[str, Any] = {name: tokenizer.convert_tokens_to_ids(name) for name in special}
     text = {
         "vocab_size": len(tokenizer),
         "hidden_size": width,
@@ -121,8 +122,8 @@ def small_vlm(
         vision_config=vision,
         image_token_id=token[IMAGE],
         video_token_id=token[VIDEO],
-        vision_start_token_id=tokenizer.convert_tokens_to_ids(VISION_START),
-        vision_end_token_id=tokenizer.convert_tokens_to_ids(VISION_END),
+        vision_start_token_id=token[VISION_START],
+        vision_end_token_id=token[VISION_END],
         tie_word_embeddings=True,
     )
     model = Qwen2_5_VLForConditionalGeneration(config)

@@ -63,11 +63,12 @@ class CachedTowers:
             vlm.dtype,
         )
         kind = "tokens" if fused.patch_tokens else "vector"
+        experts: Any = fused.experts
         self.experts = {
             category: FeatureCache(
                 folder, _key(expert, [batcher.sizes[category], kind]), expert.embed_dim, torch.float32
             )
-            for category, expert in fused.experts.items()
+            for category, expert in experts.items()
         }
 
     def see(self, batch: VLMBatch) -> Seen:
