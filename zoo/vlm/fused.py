@@ -137,10 +137,10 @@ class FusedVLM(ZooModule):
     def _adapted(
         self, category: str, tokens: Tensor, counts: Tensor, batch: VLMBatch, seen: Seen, return_attention: bool = False
     ) -> tuple[Tensor, Tensor]:
-        adapter, expert = self.adapters[category], self.experts[category]
+        adapter: Any = self.adapters[category]
         identities = seen.identities.get(category)
         if identities is None:
-            identities = tokens.new_zeros(0, 1, expert.embed_dim)  # type: ignore[arg-type]
+            identities = tokens.new_zeros(0, 1, adapter.identity_dim)
             image = counts.new_zeros(0)
         else:
             image = batch.experts[category].image
@@ -187,7 +187,8 @@ class FusedVLM(ZooModule):
         """Greedy continuations (B, at most max_new_tokens) of left-padded prompts."""
         features = self.image_features(batch, seen)
         with self._reading(batch, features) as inputs:
-            ids = self.vlm.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+            vlm: Any = self.vlm
+            ids = vlm.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
         return ids[:, batch.input_ids.shape[1] :]
 
     @torch.no_grad()

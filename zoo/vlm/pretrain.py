@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from zoo.cards import Card
 from zoo.module import Optim
 from zoo.vlm.batch import IGNORED, VLMBatch, VLMProcessor
-from zoo.vlm.component import save_vlm
+from zoo.vlm.component import located, save_vlm
 from zoo.vlm.families import load_vlm
 from zoo.vlm.fused import FusedVLM
 from zoo.vlm.gallery_stage import GalleryStage
@@ -65,7 +65,7 @@ class PretrainStage(GalleryStage):
         """Load the model, or make one and its tokenizer."""
         if hasattr(self, "fused"):
             return
-        network, self.processor = self._new() if self.start is None else load_vlm(self.start)
+        network, self.processor = self._new() if self.start is None else load_vlm(located(self.start))
         if self.guidance:
             network.set_attn_implementation("eager")  # the others do not say what they attend to
             self.numbers = number_tokens(self.processor.tokenizer)
@@ -107,7 +107,7 @@ class PretrainStage(GalleryStage):
             guided = weight * guidance_loss(attentions, wanted)
             self.log("train/guidance", guided, batch_size=len(batch.labels))
         else:
-            hidden, guided = self.fused.hidden(batch, features), 0.0
+            hidden, guided = self.fused.hidden(batch, features), features.new_zeros(())
         logits, labels = self.fused.logits_of_answers(batch, hidden)
         each = F.cross_entropy(logits.float(), labels, reduction="none")
         # Answers count alike, however long: a caption has many tokens, a choice one that matters.

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from zoo.categories import find_category
@@ -154,7 +155,8 @@ class PretrainData(ConversationData):
             yield from (item.question, *item.answers)
         for category in self.world:
             most = max(size for rule in self.rules for size in rule.sizes)
-            question = stage_one([None] * most, None, category, no_match=True)
+            blank = Image.new("RGB", (1, 1))
+            question = stage_one([blank] * most, blank, category, no_match=True)
             yield from (part["text"] for part in question[0]["content"] if part["type"] == "text")
 
     def train_dataloader(self) -> DataLoader:
