@@ -129,7 +129,10 @@ class Apart(Generic[Answer]):
         return self._answer()
 
     def close(self) -> None:
-        """End the process."""
+        """End the process, or what it is still at after ten seconds."""
+        with suppress(OSError):
+            self.connection.send(False)
+        self.process.join(10)
         self.process.kill()
         self.process.join()
         self.connection.close()

@@ -6,7 +6,7 @@ from tests.vlm.test_fused import fused_of
 from tests.vlm.tiny import picture
 from zoo.data.conversations import Conversation, ImageRef
 from zoo.vlm.batch import IGNORED, Example
-from zoo.vlm.guidance import guidance_loss, guided_steps, number_tokens
+from zoo.vlm.guidance import guide, listening_loss, number_tokens
 from zoo.vlm.prompts import option, stage_one
 
 
@@ -28,8 +28,8 @@ def test_each_step_points_where_it_should() -> None:
     tokenizer = batcher.processor.tokenizer
     batch = batcher([caption(), matching(3, answer=2), matching(2, answer=1)])
     placeholder = fused.family.placeholder(batcher.processor)
-    wanted = guided_steps(batch, placeholder, number_tokens(tokenizer))
-    assert not wanted[:, 0].any()  # a caption is left alone
+    wanted, names = guide(batch, placeholder, number_tokens(tokenizer))
+    assert not wanted[:, 0].any() and (names[0] == IGNORED).all()  # a caption is left alone
     counts = batch.image_tokens.tolist()
     for row, (first, k, answer) in {1: (1, 3, 2), 2: (5, 2, 1)}.items():
         places = (batch.input_ids[row] == placeholder).nonzero()[:, 0].split(counts[first : first + k + 1])
@@ -37,7 +37,10 @@ def test_each_step_points_where_it_should() -> None:
             for token in image.tolist():
                 heard = batch.input_ids[row][wanted[0, row, token]]
                 assert tokenizer.decode(heard).strip() == str(number)
+                assert tokenizer.decode([names[row, token]]).strip() == str(number)
         query = places[-1]
+        assert {tokenizer.decode([name]).strip() for name in names[row, query]} == {str(answer)}
+        assert (names[row] != IGNORED).sum() == sum(map(len, places))
         assert not wanted[0, row, query].any()
         for token in query.tolist():
             assert wanted[1, row, token].nonzero()[:, 0].tolist() == places[answer - 1].tolist()
@@ -50,7 +53,8 @@ def test_each_step_points_where_it_should() -> None:
 def test_no_match_is_left_alone() -> None:
     fused, batcher = fused_of("qwen2_5_vl", experts={})
     batch = batcher([matching(2, answer=0)])
-    assert not guided_steps(batch, fused.family.placeholder(batcher.processor), torch.tensor([1])).any()
+    listens, names = guide(batch, fused.family.placeholder(batcher.processor), torch.tensor([1]))
+    assert not listens.any() and (names == IGNORED).all()
 
 
 def test_the_loss_is_the_share_of_attention_by_hand() -> None:
@@ -63,12 +67,12 @@ def test_the_loss_is_the_share_of_attention_by_hand() -> None:
     wanted[0, 0, 3, 3] = True
     wanted[1, 0, 3, 1] = True
     expected = -(torch.tensor(0.75).log() + torch.tensor(0.7).log()) / 2
-    torch.testing.assert_close(guidance_loss(tuple(attention), wanted), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(listening_loss(tuple(attention), wanted), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_without_anything_to_guide_it_is_zero() -> None:
     attention = (torch.rand(1, 2, 4, 4, requires_grad=True),) * 3
-    assert guidance_loss(attention, torch.zeros(3, 1, 4, 4, dtype=torch.bool)) == 0
+    assert listening_loss(attention, torch.zeros(3, 1, 4, 4, dtype=torch.bool)) == 0
 
 
 def test_numbers_are_the_tokens_with_a_digit() -> None:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from zoo.cards import card
 from zoo.data.cameras import without_useless_cameras
-from zoo.data.conversations import Conversations, build
+from zoo.data.conversations import Conversations, ImageRef, build
 from zoo.data.embedded import from_all_ranks
 from zoo.data.galleries import GalleryRule
 from zoo.data.images import UnreadableImage, image_size, read_image
@@ -81,12 +81,17 @@ class ConversationDataset(Dataset[Example | Unread]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, key: Key) -> Example | Unread:
+    def images_of(self, key: Key) -> list[tuple[Path, ImageRef]]:
+        """File and reference of the images of a conversation, the query last."""
         collection, number = self.rows[key.row]
         conversations = self.conversations[collection]
         conversation = conversations[int(number)]
-        refs = (*conversation.gallery, conversation.query)
-        paths = [conversations.root / ref.path for ref in refs]
+        return [(conversations.root / ref.path, ref) for ref in (*conversation.gallery, conversation.query)]
+
+    def __getitem__(self, key: Key) -> Example | Unread:
+        collection, number = self.rows[key.row]
+        conversation = self.conversations[collection][int(number)]
+        paths, refs = zip(*self.images_of(key), strict=True)
         it = f"(conversation {number} of {conversation.category})"  # in errors: several may lack the same image
         try:
             images = [open_image(path, self.decode or path in self.unkept) for path in paths]

@@ -7,9 +7,12 @@ what is supervised here is the first head of the first three layers:
 1. the tokens of a gallery image listen to the number in their label;
 2. the tokens of the query listen to those of the gallery image that shows the same instance;
 3. the answer listens to the tokens of the query.
+
+What the first two steps are to bring is asked for at once, too: the tokens of a gallery image have to name its number,
+and those of the query the right one.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,19 +29,29 @@ def number_tokens(tokenizer: Any) -> Tensor:
     return torch.tensor([token for token, text in enumerate(texts) if any(map(str.isdigit, text))])
 
 
-def guided_steps(batch: VLMBatch, placeholder: int, numbers: Tensor) -> Tensor:
-    """Which token should listen to which.
+class Guide(NamedTuple):
+    """What the tokens of a batch should do.
+
+    Args:
+        listens: (3, B, L, L) bool, for each step and conversation: row listens to column.
+        names: (B, L) int64, id of the number that a token has to name, -100 for none.
+    """
+
+    listens: Tensor
+    names: Tensor
+
+
+def guide(batch: VLMBatch, placeholder: int, numbers: Tensor) -> Guide:
+    """Which token should listen to which, and name what.
 
     Args:
         batch: conversations, padded on the right; other examples are left alone.
         placeholder: id of the token that stands for a token of an image.
         numbers: ids of the tokens that contain a digit.
-
-    Returns:
-        (3, B, L, L) bool, for each step and conversation: row listens to column.
     """
     ids = batch.input_ids
     wanted = torch.zeros(STEPS, *ids.shape, ids.shape[1], dtype=torch.bool, device=ids.device)
+    names = torch.full_like(ids, IGNORED)
     counts, first = batch.image_tokens.tolist(), 0
     is_number = torch.isin(ids, numbers.to(ids.device))
     for row, example in enumerate(batch.examples):
@@ -56,19 +69,22 @@ def guided_steps(batch: VLMBatch, placeholder: int, numbers: Tensor) -> Tensor:
             start = int(image[0])
             labels = is_number[row, end:start].nonzero()[:, 0] + end
             wanted[0, row, image[:, None], labels] = True
+            names[row, image] = int(ids[row, labels[-1]])
             end = int(image[-1]) + 1
-        wanted[1, row, query[:, None], gallery[example.answer - 1]] = True
+        right = gallery[example.answer - 1]
+        wanted[1, row, query[:, None], right] = True
+        names[row, query] = int(names[row, right[0]])
         before_answer = (batch.labels[row, 1:] != IGNORED).nonzero()
         wanted[2, row, before_answer, query] = True
-    return wanted
+    return Guide(wanted, names)
 
 
-def guidance_loss(attentions: tuple[Tensor, ...], wanted: Tensor) -> Tensor:
+def listening_loss(attentions: tuple[Tensor, ...], wanted: Tensor) -> Tensor:
     """Mean negative log-share of its attention that a token gives to what it should listen to.
 
     Args:
         attentions: (B, heads, L, L) of the first three layers.
-        wanted: of `guided_steps`.
+        wanted: (3, B, L, L) bool, see `Guide`.
     """
     rows = wanted.any(-1)
     losses = [

@@ -9,13 +9,14 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from zoo.cards import Card
+from zoo.data.conversations import Conversation
 from zoo.module import Optim
 from zoo.vlm.batch import IGNORED, VLMBatch, VLMProcessor
 from zoo.vlm.component import located, save_vlm
 from zoo.vlm.families import load_vlm
 from zoo.vlm.fused import FusedVLM
 from zoo.vlm.gallery_stage import GalleryStage
-from zoo.vlm.guidance import guidance_loss, guided_steps, number_tokens
+from zoo.vlm.guidance import guide, listening_loss, number_tokens
 from zoo.vlm.small import small_processor, small_tokenizer, small_vlm
 
 
@@ -103,19 +104,27 @@ class PretrainStage(GalleryStage):
         features, weight = self.fused.image_features(batch, self.see(batch)), self._guidance_now()
         if weight:
             hidden, attentions = self.fused.hidden_and_attentions(batch, features)
-            wanted = guided_steps(batch, self.fused.family.placeholder(self.processor), self.numbers)
-            guided = weight * guidance_loss(attentions, wanted)
-            self.log("train/guidance", guided, batch_size=len(batch.labels))
+            wanted = guide(batch, self.fused.family.placeholder(self.processor), self.numbers)
+            listening = listening_loss(attentions, wanted.listens)
+            naming = self._naming_loss(hidden, wanted.names)
+            self.log_dict({"train/listening": listening, "train/naming": naming}, batch_size=len(batch.labels))
+            guided = weight * (listening + naming)
         else:
             hidden, guided = self.fused.hidden(batch, features), features.new_zeros(())
         logits, labels = self.fused.logits_of_answers(batch, hidden)
         each = F.cross_entropy(logits.float(), labels, reduction="none")
-        # Answers count alike, however long: a caption has many tokens, a choice one that matters.
+        # A caption counts by the mean of its tokens, a choice by their sum: only its number is hard to tell.
         rows = (batch.labels[:, 1:] != IGNORED).nonzero()[:, 0]
-        lengths = torch.bincount(rows, minlength=len(batch.labels))
+        choices = torch.tensor([isinstance(example, Conversation) for example in batch.examples], device=rows.device)
+        lengths = torch.bincount(rows, minlength=len(batch.labels)).masked_fill(choices, 1)
         answered = (each / lengths[rows]).sum() / len(batch.labels)
         self.log("train/loss", answered, prog_bar=True, batch_size=len(batch.labels))
         return answered + guided
+
+    def _naming_loss(self, hidden: Tensor, names: Tensor) -> Tensor:
+        head: Any = self.fused.vlm.get_output_embeddings()
+        there = names != IGNORED
+        return F.cross_entropy(head(hidden[there]).float(), names[there]) if there.any() else hidden.new_zeros(())
 
     def _guidance_now(self) -> float:
         progress = self.global_step / max(1, int(self.trainer.estimated_stepping_batches))

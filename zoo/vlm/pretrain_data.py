@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from zoo.categories import find_category
 from zoo.data.captions import read_captions
+from zoo.data.conversations import Conversations, ImageRef
 from zoo.data.images import UnreadableImage
 from zoo.data.index import IdentityIndex
 from zoo.data.samplers import Key, MixedSampler, ShuffledSampler
@@ -51,6 +52,43 @@ class ToldDataset(Dataset[Example | Unread]):
         return Example([{"role": "user", "content": content}], answer, path, (image_key(path, ()),))
 
 
+class EasyDataset(ConversationDataset):
+    """Galleries that are easier still, drawn by (seed, epoch, row), so that comparing images can be learned at all.
+
+    Args:
+        conversations: one of several collections, by number.
+        rows: (N, 2) int64 collection and conversation of each row.
+        same: share of galleries whose query is the right image itself.
+        strange: share of galleries whose other images are of any category.
+        seed: of the draws.
+        decode: as in `ConversationDataset`.
+    """
+
+    def __init__(
+        self,
+        conversations: Sequence[Conversations],
+        rows: np.ndarray,
+        same: float,
+        strange: float,
+        seed: int = 0,
+        decode: bool = True,
+    ) -> None:
+        super().__init__(conversations, rows, no_match=False, decode=decode)
+        self.same, self.strange, self.seed = same, strange, seed
+
+    def images_of(self, key: Key) -> list[tuple[Path, ImageRef]]:
+        images, rng = super().images_of(key), np.random.default_rng((self.seed, *key))
+        collection, number = self.rows[key.row]
+        right = self.conversations[collection][int(number)].answer - 1
+        if rng.random() < self.strange:
+            for place in range(len(images) - 1):
+                if place != right:
+                    images[place] = super().images_of(Key(key.epoch, int(rng.integers(len(self.rows)))))[-1]
+        if rng.random() < self.same:
+            images[-1] = images[right]
+        return images
+
+
 class JoinedDataset(Dataset):
     """Several data sets, their rows numbered one after another, as `MixedSampler` draws them."""
 
@@ -79,6 +117,8 @@ class PretrainData(ConversationData):
     Args:
         scenes: scenes with several instances and their captions; null for none.
         told: share of a training batch that is captions, of scenes and of portraits alike; the rest is galleries.
+        same: share of the training galleries whose query is the right image itself.
+        strange: share of the training galleries whose other images are of any category.
         world: category -> wing, for portraits and galleries.
         encoder: card of the encoder that the galleries are mined with.
         k: images in a gallery; or (fewest, most).
@@ -97,6 +137,8 @@ class PretrainData(ConversationData):
         world: dict[str, World],
         scenes: Scenes | None = None,
         told: float = 0.5,
+        same: float = 0.0,
+        strange: float = 0.0,
         encoder: str = "general_mobilenetv3s050.world",
         k: int | tuple[int, int] = (2, 5),
         tau: tuple[float, ...] = (-1.0,),
@@ -123,7 +165,7 @@ class PretrainData(ConversationData):
         )
         if not 0 <= told <= 1:
             raise ValueError(f"data.told is {told}. Give the share of captions in a batch, from 0 to 1.")
-        self.scenes, self.told = scenes, told
+        self.scenes, self.told, self.same, self.strange = scenes, told, same, strange
 
     def prepare_data(self) -> None:
         super().prepare_data()
@@ -161,7 +203,9 @@ class PretrainData(ConversationData):
 
     def train_dataloader(self) -> DataLoader:
         captions = round(self.told * self.batch_size)
-        galleries = ConversationDataset(self.conversations, self.rows("train"), self.no_match, self._decodes)
+        galleries = EasyDataset(
+            self.conversations, self.rows("train"), self.same, self.strange, self.seed, self._decodes
+        )
         sizes = {ToldDataset(self.items, self.seed, self._decodes): captions, galleries: self.batch_size - captions}
         parts = {part: size for part, size in sizes.items() if size}
         samplers = [
