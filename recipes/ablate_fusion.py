@@ -27,6 +27,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 
 import zoo
+import zoo.world
 from recipes import vlm_stage1
 from recipes.outcome import DEFAULT, NONE, Outcome
 from zoo.cards import CardError
@@ -48,8 +49,12 @@ FACTORS = {
     "adapter": "additive, unscaled and literal (eqs. 3 and 4 as printed), concat, attention to identities or patches",
     "encoder": "the category's expert, or the general encoder for all (Table 5)",
     "where": "identities enter before the projector, or after it",
+    "level": "training and testing at the easiest or the hardest level only, default and none (Figure 3)",
 }
+_AT = "_at_"  # between a variant's name and its level
+_MODEL_FILES = ("*.safetensors", "*.bin", "config.json")
 # Answers that are written cost more than options that are scored, and are compared nowhere here.
+_WITHOUT = ("--model.fusion=null", "--model.experts=null")
 LEADING = ["fit", "--control=false", "--model.writes=false", "--trainer.devices=1"]
 
 
@@ -62,11 +67,18 @@ class Variant:
         labels: factor -> what it is in this variant, for the factors that vary.
         flags: what sets it apart; every value that a factor sets is stated, since swapping a class keeps the values
             of arguments that both classes have.
+        level: the only one that it is trained and tested at; "" for all of them together.
     """
 
     name: str
     labels: dict[str, str] = field(default_factory=dict)
     flags: tuple[str, ...] = ()
+    level: str = ""
+
+    @property
+    def of(self) -> str:
+        """Its name without the level."""
+        return self.name.partition(_AT)[0]
 
 
 @dataclass(frozen=True)
@@ -179,7 +191,7 @@ def choices_of(model: Mapping[str, Any], general: str) -> dict[str, dict[str, tu
 def variants_of(choices: Mapping[str, Mapping[str, tuple[str, ...]]], grid: bool) -> list[Variant]:
     """None and the default, which all others are compared with; then one factor at a time, or all combinations."""
     defaults = {factor: next(iter(options)) for factor, options in choices.items()}
-    found = [Variant(NONE, {}, ("--model.fusion=null", "--model.experts=null")), Variant(DEFAULT, defaults)]
+    found = [Variant(NONE, {}, _WITHOUT), Variant(DEFAULT, defaults)]
     for combination in product(*reversed([*choices.values()])):  # the first factor varies first
         labels = dict(zip(choices, reversed(combination), strict=True))
         changed = [factor for factor in choices if labels[factor] != defaults[factor]]
@@ -189,11 +201,32 @@ def variants_of(choices: Mapping[str, Mapping[str, tuple[str, ...]]], grid: bool
     return found
 
 
+def single_levels(data: Mapping[str, Any]) -> list[Variant]:
+    """None and the default at the easiest and at the hardest of several levels only.
+
+    Args:
+        data: what the default sets `data` to; of manifests the levels cannot be chosen.
+    """
+    kind = "tau_quantile" if data["tau_quantile"] else "tau"
+    values = sorted(set(data[kind] or []))
+    if not data["world"] or len(values) < 2 or data["tau"] and data["tau_quantile"]:
+        return []
+    found = []
+    for value in (values[0], values[-1]):
+        level = f"{kind.removeprefix('tau_')}={value:g}"
+        flags = (f"--data.{kind}=[{value}]",)
+        for name, own in ((NONE, _WITHOUT), (DEFAULT, ())):
+            found.append(Variant(f"{name}{_AT}{level.replace('=', '')}", {}, (*own, *flags), level))
+    return found
+
+
 def cells_of(variants: list[Variant], options: argparse.Namespace, config: Mapping[str, Any]) -> list[Cell]:
     """Every variant with every seed; a whole seed before the next, so that an ablation that is stopped can be read."""
     model = config["model"]
     cards = [model["vlm"], *model["experts"].values(), config["data"]["encoder"]]
-    settings = json.dumps([config, [_weights(card) for card in cards]], sort_keys=True, default=str)
+    manifests = [_hash_of([Path(source["manifest"])]) for source in config["data"]["galleries"] or []]
+    used = [[_weights(card) for card in cards], manifests, _wings(config["data"]["world"] or {})]
+    settings = json.dumps([config, used], sort_keys=True, default=str)
     cells = []
     for seed, variant in product(dict.fromkeys(options.seeds), variants):
         name = f"{variant.name}_seed{seed}"
@@ -208,11 +241,28 @@ def cells_of(variants: list[Variant], options: argparse.Namespace, config: Mappi
 
 
 def _weights(name: str) -> str:
-    """Hash of a component's weights; of a model without a card, there is its name only."""
+    """Hash of a component's weights, of a model of transformers without a card that of its files; of one on a hub,
+    there is its name only."""
     try:
         return zoo.card(name).weights.sha256
     except CardError:
-        return name
+        return _hash_of(sorted(path for end in _MODEL_FILES for path in Path(name).glob(end))) or name
+
+
+def _hash_of(files: list[Path]) -> str:
+    """Of several files, "" of none; those that are not there are refused by the run that needs them."""
+    hashes = []
+    for path in files:
+        if path.is_file():
+            with open(path, "rb") as file:
+                hashes.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return " ".join(hashes)
+
+
+def _wings(world: Mapping[str, Any]) -> list[int]:
+    """Versions of how the wings of the world are drawn; 0 of those that are not the zoo's."""
+    names = [wing["class_path"].rpartition(".")[2] for wing in world.values()]
+    return [getattr(getattr(zoo.world, name, None), "VERSION", 0) for name in names]
 
 
 # ---------------------------------------------------------------------- running
@@ -246,14 +296,18 @@ def _clock(seconds: float) -> str:
 
 def outcome_of(cells: list[Cell], grid: bool) -> Outcome:
     """What the finished cells have found."""
-    runs: dict[str, dict[int, dict[str, float]]] = {cell.variant.name: {} for cell in cells}
+    runs: dict[str, dict[int, dict[str, float]]] = {cell.variant.name: {} for cell in cells if not cell.variant.level}
+    single: dict[str, dict[str, dict[int, dict[str, float]]]] = {
+        cell.variant.level: {NONE: {}, DEFAULT: {}} for cell in cells if cell.variant.level
+    }
     base: dict[int, dict[str, float]] = {}
     for cell in cells:
-        result = cell.result()
+        variant, result = cell.variant, cell.result()
         if result is not None:
-            runs[cell.variant.name][cell.seed] = result["scores"]
+            (single[variant.level][variant.of] if variant.level else runs[variant.name])[cell.seed] = result["scores"]
             base |= {cell.seed: result["base"]} if result["base"] else {}
-    return Outcome(runs, base, {cell.variant.name: cell.variant.labels for cell in cells}, grid)
+    labels = {cell.variant.name: cell.variant.labels for cell in cells if not cell.variant.level}
+    return Outcome(runs, base, labels, grid, single)
 
 
 # ---------------------------------------------------------------------- the command line
@@ -271,12 +325,15 @@ def main(args: list[str] | None = None) -> int:
         sys.stderr.write(f"\nerror: {error}\n")
         return 1
     choices = choices_of(config["model"], config["data"]["encoder"])
-    variants = variants_of({factor: choices[factor] for factor in options.only}, options.grid)
+    variants = variants_of({factor: choices[factor] for factor in options.only if factor in choices}, options.grid)
+    variants += single_levels(config["data"]) if "level" in options.only else []
     cells = cells_of(variants, options, config)
     if options.list:
         for cell in cells:
             words = ["python", "-m", "recipes.vlm_stage1", *cell.command]
             console.print(f"{cell.folder.name}: {shlex.join(words)}")
+        seeds = len(cells) // len(variants)
+        console.print(f"{len(cells)} runs: {len(variants)} variants, each with {seeds} seed{'s' * (seeds > 1)}")
         return 0
     try:
         failed = run_cells(cells, console)

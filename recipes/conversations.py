@@ -2,16 +2,19 @@
 
     python -m recipes.conversations                                             # persons, faces, pets, objects, drawn
     python -m recipes.conversations --root photos --category pet --tau_quantile 0.5 0.9 0.99
+    python -m recipes.conversations --root photos --category pet --manifest runs/mypets/version_0/manifest.csv
 
 Each category's conversations are written to OUT/<category>.parquet, with contact sheets beside it. On several
 processes: `torchrun --nproc-per-node N -m recipes.conversations`.
 """
 
 import argparse
+import hashlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch.distributed as dist
@@ -35,6 +38,7 @@ from zoo.world import Faces, Objects, Persons, Pets
 
 ENCODER = "general_mobilenetv3s050.world"
 TAUS = (0.2, 0.5, 0.8)  # the paper's
+SPLIT = {"val_share": 0.1, "test_share": 0.3, "split_seed": 0}  # of a folder without splits of its own
 AT_MOST = ("val=500", "test=500")
 WINGS = {"person": Persons, "face": Faces, "pet": Pets, "object": Objects}
 
@@ -68,6 +72,10 @@ def parser() -> argparse.ArgumentParser:
     add = top.add_argument
     add("--root", type=Path, help="folder of images; without it the procedural world is drawn")
     add("--reader", help="layout of the folder; by default the one that fits")
+    add("--manifest", type=Path, help="manifest.csv of an earlier run over the same folder: its images and its split")
+    add("--val_share", type=float, help=f"share of identities to validate on, {SPLIT['val_share']} by default")
+    add("--test_share", type=float, help=f"share of identities to test on, {SPLIT['test_share']} by default")
+    add("--split_seed", type=int, help="which identities are held out, 0 by default; as data.split_seed of experts")
     add("--category", choices=sorted(CATEGORIES), help="what the images show; without --root, the wing to draw")
     add("--encoder", default=ENCODER, help="general encoder: a name on the shelf, a folder, or hf://user/repo")
     add("--k", type=int, nargs="+", default=[5], metavar="K", help="images in a gallery; or the fewest and the most")
@@ -83,7 +91,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--at_most",
         nargs="+",
-        default=list(AT_MOST),
+        default=[],
         metavar="[SPLIT=]N",
         help=f"most conversations of a level in each split, or in one, 0 for all; {' '.join(AT_MOST)} by default",
     )
@@ -104,6 +112,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
         ValueError: flags that do not fit each other, or nothing was found at any level.
         OSError: folders that cannot be read or written.
     """
+    refuse_impossible(options)
     rules, at_most = rules_of(options), limits_of(options.at_most)
     for category, index in sources(options):
         console.print(f"\n{category}: {escape(str(index.root))}: {index.describe()}", soft_wrap=True, highlight=False)
@@ -120,6 +129,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
         )
         if rank() > 0:
             continue
+        made.meta["split"] = split_of(options)
         path = options.out / f"{category}.parquet"
         made.save(path)
         report(made, console)
@@ -141,10 +151,42 @@ def rules_of(options: argparse.Namespace) -> list[GalleryRule]:
     ]
 
 
-def limits_of(entries: list[str]) -> dict[str, int]:
-    """["500"] or ["train=5000", "test=500"] -> split -> most conversations; splits without a limit are left out."""
+def refuse_impossible(options: argparse.Namespace) -> None:
+    """
+    Raises:
+        ValueError: a number that is too small, a folder that is not there, or flags of a folder without one.
+    """
+    for flag, least in (("sheets", 0), ("workers", 0), ("per_query", 1)):
+        if getattr(options, flag) < least:
+            raise ValueError(f"--{flag} is {getattr(options, flag)}. Give a number from {least} on.")
+    if options.root is not None and not options.root.is_dir():
+        raise ValueError(f"--root {options.root} is no folder. Give the folder that holds the images.")
+    shares = [flag for flag in SPLIT if getattr(options, flag) is not None]
+    if options.manifest is not None and shares:
+        raise ValueError(f"--manifest has a split of its own. Give either it or --{shares[0]}.")
+    if options.manifest is not None and not options.manifest.is_file():
+        raise ValueError(f"--manifest {options.manifest} is no file. Give the manifest.csv that a run has written.")
+    if options.root is None and (options.manifest is not None or shares):
+        raise ValueError(f"--{shares[0] if shares else 'manifest'} says how to split a folder. Give --root.")
+
+
+def split_of(options: argparse.Namespace) -> dict[str, Any]:
+    """Where the split came from: a manifest by name and hash, or how it was drawn where the folder has none."""
+    if options.manifest is not None:
+        return {
+            "manifest": options.manifest.name,
+            "sha256": hashlib.sha256(options.manifest.read_bytes()).hexdigest(),
+        }
+    return {flag: value if getattr(options, flag) is None else getattr(options, flag) for flag, value in SPLIT.items()}
+
+
+def limits_of(entries: Sequence[str]) -> dict[str, int]:
+    """["500"] or ["train=5000", "test=50"] -> split -> most conversations, AT_MOST where nothing else is said.
+
+    Splits without a limit are left out.
+    """
     limits: dict[str, int] = {}
-    for entry in entries:
+    for entry in (*AT_MOST, *entries):
         split, _, number = entry.rpartition("=")
         if not number.isdigit():
             raise ValueError(f"--at_most {entry} is no limit. Write a number, or SPLIT=NUMBER, as in test=500.")
@@ -157,7 +199,14 @@ def sources(options: argparse.Namespace) -> Iterator[tuple[str, IdentityIndex]]:
     if options.root is not None:
         if options.category is None:
             raise ValueError(f"What does {options.root} show? Give --category, one of {', '.join(sorted(CATEGORIES))}.")
-        yield options.category, without_useless_cameras(read_sources([Source(str(options.root), options.reader)]))
+        split = split_of(options) | {"seed": options.split_seed or 0}
+        own = (
+            None
+            if options.manifest is not None
+            else {name: split[name] for name in ("val_share", "test_share", "seed")}
+        )
+        source = Source(str(options.root), options.reader)
+        yield options.category, without_useless_cameras(read_sources([source], own, options.manifest))
         return
     if options.reader is not None:
         raise ValueError(f"--reader {options.reader} has nothing to read. Give --root.")
@@ -201,6 +250,12 @@ def report(made: Conversations, console: Console) -> None:
     if made.meta["unreadable"]:
         names = "\n  ".join(made.meta["unreadable"])
         console.print(f"{len(made.meta['unreadable'])} unreadable images were left out:\n  {escape(names)}")
+    for name, what in (("copies", "copies of other images"), ("disputed", "files of more than one identity")):
+        if made.meta[name]:
+            first = escape(made.meta[name][0])
+            console.print(f"{len(made.meta[name])} {what} were left out, such as {first}", soft_wrap=True)
+    for sentence in made.lacking():
+        console.print(f"warning: {sentence}", soft_wrap=True, highlight=False)
 
 
 def similarities(part: Conversations) -> tuple[np.ndarray, np.ndarray]:
@@ -214,9 +269,12 @@ def similarities(part: Conversations) -> tuple[np.ndarray, np.ndarray]:
 
 
 def contact_sheets(made: Conversations, rows: int) -> Iterator[tuple[Image.Image, str]]:
-    """A sheet for each level, of the last split, and its name; conversations are spread evenly."""
+    """A sheet for each level, of the last split that has conversations, and its name; they are spread evenly."""
     splits, levels = made.column("split"), made.column("level")
-    split = list(made.meta["tau"])[-1]
+    filled = [split for split in made.meta["tau"] if (splits == split).any()]
+    if not filled:
+        return
+    split = filled[-1]
     for level in made.meta["tau"][split]:
         places = np.flatnonzero((splits == split) & (levels == level))
         if len(places) and rows:

@@ -14,12 +14,17 @@ from rich.table import Table
 from scipy.special import stdtrit
 from torch.utils.tensorboard import SummaryWriter
 
-from recipes.tables import Scores, as_markdown, difficulty, groups_of
+from recipes.tables import Scores, alone, as_markdown, difficulty, groups_of
 from zoo.pictures import ablation_plot, save_png
 
 Runs = Mapping[int, Scores]  # seed -> scores of one variant
 NONE, DEFAULT = "none", "default"
+_SINGLE = f"experts - {NONE}, trained at one level each"
 _ROUNDING = 1e-9  # of differences of shares
+_MINED = (
+    "The galleries are of images that the general encoder finds alike: that harms it wherever it is asked, alone or in "
+    "the experts' place, the more the higher the level."
+)
 _CHANCE = "A star says that 0 lies outside of the 95% interval; of 20 comparisons of equals, one is starred by chance."
 
 
@@ -42,8 +47,9 @@ class Mean(NamedTuple):
 
     @classmethod
     def difference(cls, one: Runs, other: Runs, name: str) -> "Mean":
-        """Of a score of one variant less that of another, seed by seed."""
-        return cls.of([one[seed][name] - other[seed][name] for seed in sorted(one.keys() & other.keys())])
+        """Of a score of one variant less that of another, seed by seed, where both have it."""
+        seeds = [seed for seed in sorted(one.keys() & other.keys()) if name in one[seed] and name in other[seed]]
+        return cls.of([one[seed][name] - other[seed][name] for seed in seeds])
 
     @property
     def is_clear(self) -> bool:
@@ -128,32 +134,36 @@ def level_table(gains: Mapping[str, tuple[Runs, Runs]], lines: Mapping[str, tupl
 def growth(one: Runs, other: Runs) -> Mean:
     """How much more one variant gains over another at the hardest level than at the easiest; of no seeds where levels
     cannot be compared: a single one, or some by tau and some by quantile."""
-    more = []
-    for seed in sorted(one.keys() & other.keys()):
-        levels = groups_of(one[seed])[1]
-        if len(levels) > 1 and len({difficulty(level)[0] for level in levels}) == 1:
-            first, last = (
-                one[seed][f"test/{level}/accuracy"] - other[seed][f"test/{level}/accuracy"]
-                for level in (levels[0], levels[-1])
-            )
-            more.append(last - first)
-    return Mean.of(more)
+    levels = _levels(one)
+    if len(levels) < 2 or len({difficulty(level)[0] for level in levels}) > 1:
+        return Mean.of([])
+    first, last = (f"test/{level}/accuracy" for level in (levels[0], levels[-1]))
+    seeds = [seed for seed in one if {first, last} <= one[seed].keys() & other.get(seed, {}).keys()]
+    gains = {name: [one[seed][name] - other[seed][name] for seed in seeds] for name in (first, last)}
+    return Mean.of([b - a for a, b in zip(*gains.values(), strict=True)])
 
 
 class Outcome:
     """The scores of all runs of an ablation that are finished.
 
     Args:
-        runs: variant -> its runs; `none` and `default` among them, with which all others are compared.
+        runs: variant -> its runs; `none` and `default` among them, with which all others are compared; these are
+            trained on all levels together.
         base: runs of the model as it was.
         labels: variant -> factor -> what it is in this variant; none has no factors.
         grid: whether all combinations were run.
+        single: level -> `none` and `default` -> runs that were trained and tested at this level only (Figure 3).
     """
 
     def __init__(
-        self, runs: Mapping[str, Runs], base: Runs, labels: Mapping[str, Mapping[str, str]], grid: bool = False
+        self,
+        runs: Mapping[str, Runs],
+        base: Runs,
+        labels: Mapping[str, Mapping[str, str]],
+        grid: bool = False,
+        single: Mapping[str, Mapping[str, Runs]] | None = None,
     ) -> None:
-        self.runs, self.base, self.labels, self.grid = runs, base, labels, grid
+        self.runs, self.base, self.labels, self.grid, self.single = runs, base, labels, grid, single or {}
 
     @property
     def groups(self) -> dict[str, dict[str, Runs]]:
@@ -161,6 +171,8 @@ class Outcome:
         if self.grid:
             return {"grid": dict(self.runs)}
         groups: dict[str, dict[str, Runs]] = {}
+        if not self.labels[DEFAULT]:
+            return {"": {DEFAULT: self.runs[DEFAULT], NONE: self.runs[NONE]}}
         for factor, label in self.labels[DEFAULT].items():
             groups[factor] = {f"{label} (default)": self.runs[DEFAULT]}
             others = {
@@ -175,11 +187,12 @@ class Outcome:
     def lines(self) -> dict[str, tuple[Runs, str]]:
         """What the variants are measured by -> runs and the name of the score; only those that there are."""
         default = self.runs[DEFAULT]
+        some = next(iter(default.values()), {})
         wanted: dict[str, tuple[Runs, str]] = {
             "chance": (default, "chance"),
             "base model": (self.base, "accuracy"),
-            "general encoder alone": (default, "general"),
-            "expert alone": (default, "expert"),
+            alone("general encoder", some): (default, "general"),
+            alone("expert", some): (default, "expert"),
         }
         return {
             name: (runs, score)
@@ -191,21 +204,32 @@ class Outcome:
     def gains(self) -> dict[str, tuple[Runs, Runs]]:
         """What is gained over none, by experts and by the general encoder in their place."""
         encoders = {"experts": self.runs[DEFAULT], "general encoder": self.runs.get("general", {})}
-        return {f"{name} - {NONE}": (runs, self.runs[NONE]) for name, runs in encoders.items() if runs}
+        found = {f"{name} - {NONE}": (runs, self.runs[NONE]) for name, runs in encoders.items() if runs}
+        return found | ({_SINGLE: (self._by_level(DEFAULT), self._by_level(NONE))} if self.single else {})
+
+    def _by_level(self, variant: str) -> Runs:
+        """Of every seed, the score at each level of the run that was trained at that level only."""
+        found: dict[int, dict[str, float]] = {}
+        for level, runs in self.single.items():
+            for seed, scores in runs[variant].items():
+                found.setdefault(seed, {})[f"test/{level}/accuracy"] = scores["test/accuracy"]
+        return found
 
     def answers(self) -> list[str]:
         """The paper's two questions, answered by what was measured."""
         expert, none = self.runs[DEFAULT], self.runs[NONE]
-        more, better = growth(expert, none), Mean.difference(expert, self.runs.get("general", {}), "test/accuracy")
-        ends = ""
-        if more.seeds:
-            easiest, *_, hardest = groups_of(next(iter(expert.values())))[1]
-            first, last = (Mean.difference(expert, none, f"test/{level}/accuracy") for level in (easiest, hardest))
-            ends = f"{first.percent('+')} points at {easiest}, {last.percent('+')} at {hardest}. "
+        better = Mean.difference(expert, self.runs.get("general", {}), "test/accuracy")
+        asked = {"trained on all levels together": (expert, none)}
+        if self.single:
+            asked["trained at one level each"] = self._by_level(DEFAULT), self._by_level(NONE)
         return [
-            f"Does the gain of experts grow with the level of difficulty? {ends}{_judged(more, 'Yes', 'It shrinks')}",
+            *(
+                f"Does the gain of experts grow with the level of difficulty, {how}? {_grown(*r)}"
+                for how, r in asked.items()
+            ),
             "Does an expert beat a general encoder in its place? "
-            + _judged(better, "Yes", "No, the general encoder is better"),
+            + _judged(better, "Yes", "No, the general encoder is better")
+            + f" {_MINED}",
         ]
 
     def save(self, folder: Path) -> None:
@@ -251,10 +275,26 @@ class Outcome:
 
     def _rows(self) -> Iterator[list[Any]]:
         factors = list(self.labels[DEFAULT])
-        for name, runs in {**self.runs, "base model": self.base}.items():
+        single = {f"{name} at {level}": runs for level, own in self.single.items() for name, runs in own.items()}
+        for name, runs in {**self.runs, **single, "base model": self.base}.items():
             own = [self.labels.get(name, {}).get(factor, "") for factor in factors]
             for seed, scores in runs.items():
                 yield from ([name, *own, seed, *item] for item in scores.items())
+
+
+def _grown(one: Runs, other: Runs) -> str:
+    """Whether the gain of one variant over another grows from the easiest level to the hardest."""
+    more, ends = growth(one, other), ""
+    if more.seeds:
+        easiest, *_, hardest = _levels(one)
+        first, last = (Mean.difference(one, other, f"test/{level}/accuracy") for level in (easiest, hardest))
+        ends = f"{first.percent('+')} points at {easiest}, {last.percent('+')} at {hardest}. "
+    return ends + _judged(more, "Yes", "It shrinks")
+
+
+def _levels(runs: Runs) -> list[str]:
+    """All levels that any of the runs has scores of, from the easiest."""
+    return sorted({level for scores in runs.values() for level in groups_of(scores)[1]}, key=difficulty)
 
 
 def _of(runs: Runs, name: str) -> Mean:

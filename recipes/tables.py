@@ -66,12 +66,13 @@ def choice_tables(results: Mapping[str, Scores]) -> list[Table]:
 
     Args:
         results: model -> score, such as `test/accuracy`, `test/pet/accuracy` or `test/tau=0.5/accuracy`; the baselines
-            `chance`, `expert` and `general` are taken from the last one.
+            `chance`, `expert` and `general` are taken from the last one, the latter two of the conversations that have
+            a match.
     """
     last = list(results.values())[-1]
     split = next(iter(last)).partition("/")[0]
-    lines = {"chance": (last, "chance"), "general encoder alone": (last, "general")}
-    lines |= {"expert alone": (last, "expert")} if f"{split}/expert" in last else {}
+    lines = {"chance": (last, "chance"), alone("general encoder", last): (last, "general")}
+    lines |= {alone("expert", last): (last, "expert")} if f"{split}/expert" in last else {}
     lines |= {model: (scores, "accuracy") for model, scores in results.items()}
     lines |= {
         f"  {model}, written": (scores, "written") for model, scores in results.items() if f"{split}/written" in scores
@@ -86,6 +87,11 @@ def choice_tables(results: Mapping[str, Scores]) -> list[Table]:
             _choices(lines, split, {level: f"{level}/" for level in levels}, "mean over categories, by level")
         )
     return tables
+
+
+def alone(encoder: str, scores: Scores) -> str:
+    """The name of an encoder's own line: it cannot say that none matches, and is asked where there is a match only."""
+    return f"{encoder} alone{', if there is a match' * any(name.endswith('/no_match') for name in scores)}"
 
 
 def _choices(lines: Mapping[str, tuple[Scores, str]], split: str, columns: Mapping[str, str], title: str) -> Table:

@@ -1,6 +1,7 @@
 """The command line of recipes that train vision-language models."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from lightning.pytorch.cli import LightningArgumentParser
@@ -14,6 +15,9 @@ from zoo.vlm.match import MatchStage
 from zoo.vlm.pictures import MatchPictures
 from zoo.vlm.pretrain import PretrainStage
 from zoo.vlm.pretrain_data import PretrainData
+
+_WITH, _WITHOUT = "stage 1 with experts", "stage 1 without experts"  # runs in tables
+_CONFIG = ("c", "config")
 
 
 class GalleryCLI(RecipeCLI):
@@ -55,17 +59,27 @@ class MatchCLI(GalleryCLI):
         parser.add_argument("--baselines", type=bool, default=True, help="Test the base model, too, to compare with.")
 
     def after_training(self, best: Path) -> None:
-        trained = self.tested(self.model, best)
-        results = {"base model": self._of_base()} if self._get(self.config, "baselines") else {}
-        if self._get(self.config, "control") and self.model.make_adapter is not None:
-            self.say("The same without experts, to compare with:")
-            results["stage 1 without experts"] = self._of_control()
-        named = "stage 1 with experts" if self.model.make_adapter is not None else "stage 1 without experts"
-        self.report(results | {named: trained})
+        if self.datamodule.tests:
+            self._test(best)
+        else:
+            self.say(
+                "Nothing was tested: the test split has no conversation. Give more identities to it, or a lower k."
+            )
         self.say_where(
             {"best checkpoint": best, "pictures": self.folder / "pictures"},
             f"python -m recipes.{self.recipe} test -c {self.folder / 'config.yaml'} --ckpt_path {best}",
         )
+
+    def _test(self, best: Path) -> None:
+        named = _WITH if self.model.make_adapter is not None else _WITHOUT
+        trained = {named: self.tested(self.model, best)}
+        base = {"base model": self._of_base()} if self._get(self.config, "baselines") else {}
+        self.report(base | trained)
+        if self._get(self.config, "control") and self.model.make_adapter is not None:
+            self.say("The same without experts, to compare with:")
+            control = {_WITHOUT: self._of_control()}
+            self.results.clear()
+            self.report(base | control | trained)
 
     def _of_base(self) -> dict[str, float]:
         """The model as it was, asked in the same way."""
@@ -83,10 +97,20 @@ class MatchCLI(GalleryCLI):
             return self.tested(base)
 
     def _of_control(self) -> dict[str, float]:
+        """Starts anew, also where this run went on from a checkpoint: that one has experts."""
         name = f"{self._get(self.config, 'name')}_without_experts"
-        given = [*self.given, "--model.fusion=null", "--model.experts=null", f"--name={name}", "--control=false"]
-        control = run(MatchStage, ConversationData, self.recipe, given, MatchCLI)
-        return control.results["stage 1 without experts"]
+        given = without_flags(self.given, ("ckpt_path",))
+        given += ["--model.fusion=null", "--model.experts=null", f"--name={name}", "--ckpt_path=null"]
+        given += ["--control=false", "--baselines=false"]
+        return run(MatchStage, ConversationData, self.recipe, given, ControlCLI).results[_WITHOUT]
+
+
+class ControlCLI(MatchCLI):
+    """The control of another run, which shows its scores beside its own."""
+
+    def after_training(self, best: Path) -> None:
+        self.results[_WITHOUT] = self.tested(self.model, best)
+        self.say_where({"best checkpoint": best})
 
 
 class PretrainCLI(GalleryCLI):
@@ -100,7 +124,8 @@ class PretrainCLI(GalleryCLI):
             "--then",
             type=str | None,
             default=None,
-            help="YAML of a run that goes on from the model; a name is one of recipes/configs.",
+            help="YAML of a run that goes on from the model; a name is one of recipes/configs. It is laid over the "
+            "YAML files of this run; the flags of the command line hold for both.",
         )
 
     def after_training(self, best: Path) -> None:
@@ -112,4 +137,39 @@ class PretrainCLI(GalleryCLI):
         self.say_where({"best checkpoint": best, "model": folder})
         if then is not None:
             path = then if Path(then).is_file() else CONFIGS / f"{then}.yaml"
-            run(PretrainStage, PretrainData, self.recipe, ["fit", f"-c={path}", f"--model.vlm={folder}"], PretrainCLI)
+            run(PretrainStage, PretrainData, self.recipe, second_half(self.given, Path(path), folder), PretrainCLI)
+
+
+def second_half(given: Sequence[str], config: Path, model: Path) -> list[str]:
+    """The command line of the run that goes on from a model, from that of the run before it.
+
+    Args:
+        given: the command line as the user has typed it.
+        config: YAML that wins over the user's YAML files, and that the user's flags win over.
+        model: folder of the model.
+    """
+    start = given.index("fit") + 1
+    files = [word for name, words in flags_of(given[start:]) if name in _CONFIG for word in words]
+    flags = without_flags(given[start:], (*_CONFIG, "ckpt_path", "then"))
+    added = [f"--model.vlm={model}", "--then=null", "--ckpt_path=null"]
+    return [*given[:start], *files, f"--config={config}", *flags, *added]
+
+
+def flags_of(given: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """Name without dashes, and the words, of each flag with its values; other words, such as `fit`, have no name."""
+    found: list[tuple[str, list[str]]] = []
+    for word in given:
+        is_flag = re.match(r"--?[A-Za-z]", word) is not None
+        has_value = found and found[-1][0] and ("=" in found[-1][1][0] or len(found[-1][1]) > 1)
+        if is_flag:
+            found.append((word.lstrip("-").partition("=")[0], [word]))
+        elif found and found[-1][0] and not has_value:
+            found[-1][1].append(word)
+        else:
+            found.append(("", [word]))
+    return found
+
+
+def without_flags(given: Sequence[str], names: Collection[str]) -> list[str]:
+    """A command line less some flags, however they are written."""
+    return [word for name, words in flags_of(given) if name not in names for word in words]

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -135,6 +136,55 @@ def test_unreadable_images_are_named_and_never_used(tmp_path):
     assert len(made) and not {"id_001/0.png", "id_002/1.png"} & set(made.images())
 
 
+def test_copies_are_no_positives_and_images_of_two_identities_are_left_out(tmp_path):
+    """Of one identity there are three copies and a single other photo; two others share a photo."""
+    root = write_identities(tmp_path / "photos", identities=8)
+    for image in sorted((root / "id_001").iterdir())[2:]:
+        image.unlink()
+    for name in ("copy", "export"):
+        shutil.copy(root / "id_001/0.png", root / f"id_001/{name}.png")
+    shutil.copy(root / "id_002/0.png", root / "id_003/of_002.png")
+    made = build(index_of(root), ENCODER, [GalleryRule(k=2, tau=-1.0)], "pet", workers=0, progress=False)
+    hashes = made.images()
+    for conversation in made:
+        images = [hashes[image.path] for image in (conversation.query, *conversation.gallery)]
+        assert len(set(images)) == len(images), "the query itself is not in its gallery"
+    of_one = {c.query.path: c.gallery[c.answer - 1].path for c in made if c.query.identity == "id_001"}
+    assert of_one == {"id_001/0.png": "id_001/1.png", "id_001/1.png": "id_001/0.png"}
+    assert sorted(made.meta["copies"]) == ["id_001/copy.png: of id_001/0.png", "id_001/export.png: of id_001/0.png"]
+    assert sorted(made.meta["disputed"]) == ["id_002/0.png: id_002", "id_003/of_002.png: id_003"]
+    assert not {"id_002/0.png", "id_003/of_002.png"} & set(hashes)
+
+
+def test_a_photo_with_nothing_but_copies_has_no_positive(tmp_path):
+    root = write_identities(tmp_path / "photos", identities=6)
+    for image in sorted((root / "id_000").iterdir())[1:]:
+        shutil.copy(root / "id_000/0.png", image)
+    made = build(index_of(root), ENCODER, [GalleryRule(k=2, tau=-1.0)], "pet", workers=0, progress=False)
+    assert "id_000" not in made.column("query_identity")
+    assert sum(reasons["tau=-1"][NO_POSITIVE] for reasons in made.meta["skipped"].values()) == 1
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        (GalleryRule(k=9, tau=-1.0), r"in the val split: it has 2 identities, and a gallery needs 9. .*with --k 2."),
+        (
+            GalleryRule(k=(2, 3), tau=-1.0, no_match=0.5),
+            r"val split: it has 2 identities, and a .* needs 3. Add some.$",
+        ),
+        (GalleryRule(k=2, tau=1.0), r"no pet conversation in the val split; queries skipped: .* Lower --tau"),
+    ],
+)
+def test_a_split_without_conversations_says_why(photos, rule, said):
+    made = build(index_of(photos), ENCODER, [rule], "pet", ["val"], workers=0, progress=False)
+    (sentence,) = made.lacking()
+    assert re.search(said, sentence)
+    assert (
+        build(index_of(photos), ENCODER, [GalleryRule(k=2, tau=-1)], "pet", workers=0, progress=False).lacking() == []
+    )
+
+
 def test_limits(photos, made):
     def of_test(which):
         return which.select((which.column("split") == "test") & (which.column("level") == "quantile=0.2"))
@@ -181,12 +231,25 @@ def test_a_file_below_its_images_finds_them(own, tmp_path):
     assert Conversations.load(tmp_path / "photos/made/today/c.parquet").root.resolve() == own.root.resolve()
 
 
-def test_a_file_elsewhere_has_to_be_told_the_root(own, tmp_path):
-    own.save(tmp_path / "elsewhere/c.parquet")
-    with pytest.raises(ValueError, match="Give load a root"):
-        Conversations.load(tmp_path / "elsewhere/c.parquet")
-    assert str(tmp_path) not in (tmp_path / "elsewhere/c.parquet").read_bytes().decode("latin1")
-    assert [*Conversations.load(tmp_path / "elsewhere/c.parquet", own.root)] == [*own]
+def test_a_file_elsewhere_finds_its_images_while_both_stay_there(own, tmp_path):
+    """As `--root photos --out runs/mine` leaves them; a copy that was moved alone has to be told."""
+    path = tmp_path / "runs/mine/c.parquet"
+    own.save(path)
+    assert str(tmp_path) not in path.read_bytes().decode("latin1")
+    found = Conversations.load(path)
+    assert found.root == own.root and [*found] == [*own]
+    moved = Path(shutil.copy(path, tmp_path / "c.parquet"))
+    said = rf"photos/{own[0].query.path} is not there. .*--data.galleries '\[{{manifest: {moved}, root: PHOTOS}}\]'"
+    with pytest.raises(ValueError, match=said):
+        Conversations.load(moved)
+    assert [*Conversations.load(moved, own.root)] == [*own]
+
+
+def test_a_file_that_has_nothing_in_common_with_its_images_has_to_be_told(made, tmp_path):
+    Conversations(Path("/somewhere/else"), made._table, made.meta).save(tmp_path / "c.jsonl")
+    assert "somewhere" not in (tmp_path / "c.jsonl").read_text()
+    with pytest.raises(ValueError, match="cannot say where they are. Give their folder: --data.galleries"):
+        Conversations.load(tmp_path / "c.jsonl")
 
 
 def test_images_of_the_world_are_found_by_its_name(made, tmp_path, zoo_home, monkeypatch):

@@ -61,11 +61,11 @@ def by_hand(index, embedded, rule, split, tau, per_query):
     for q in queries:
         others, positives = {}, []
         for g in sorted(images):
+            same_camera = rule.cross_camera and index.cameras[q] >= 0 and index.cameras[q] == index.cameras[g]
             if index.identities[g] != index.identities[q]:
-                if similar[place[q], place[g]] > tau:
+                if similar[place[q], place[g]] > tau and not same_camera:
                     others.setdefault(int(index.identities[g]), []).append(int(g))
                 continue
-            same_camera = rule.cross_camera and index.cameras[q] >= 0 and index.cameras[q] == index.cameras[g]
             if g != q and not same_camera:
                 positives.append(int(g))
         k = fewest + key("size", q) % (most - fewest + 1)
@@ -89,7 +89,7 @@ RULES = [
     GalleryRule(k=4, tau=0.3),
     GalleryRule(k=(2, 6), tau=0.0, seed=7),
     GalleryRule(k=3, tau=0.5, cross_camera=False, no_match=0.3),
-    GalleryRule(k=1, tau=0.9),
+    GalleryRule(k=1, tau=0.9, no_match=0.5),
     GalleryRule(k=2, tau=-1.0, seed=2**63 - 1),
     GalleryRule(k=30, tau=0.1),
 ]
@@ -203,12 +203,12 @@ def test_galleries_hold_what_they_promise(many, no_match):
         assert len(set(identities.tolist())) == len(rows) and query not in rows
         assert index.identities[query] not in index.identities[others]
         assert (similar[query, others] > rule.tau).all()
+        assert index.cameras[query] < 0 or index.cameras[query] not in index.cameras[rows], "no background in common"
         assert (similarity[: len(rows)] == similar[query, rows].astype(np.float32)).all()
         assert np.isnan(similarity[len(rows) :]).all()
         if answer:
             positive = rows[answer - 1]
             assert index.identities[query] == index.identities[positive]
-            assert index.cameras[query] < 0 or index.cameras[query] != index.cameras[positive]
             places[len(rows)][answer] += 1
     if no_match < 1:
         for k, counts in places.items():
@@ -277,6 +277,8 @@ def test_nothing_to_make_is_counted(names):
     [
         ({"k": 0}, "from 1 on"),
         ({"k": (4, 3)}, "fewest <= most"),
+        ({"k": 1}, "always the right one asks nothing. Give k from 2 on, or let no_match be above 0"),
+        ({"k": (1, 5)}, "always the right one asks nothing"),
         ({"tau_quantile": 0.9}, "Give one of them"),
         ({"tau": None}, "Give one of them"),
         ({"tau": 1.5}, "cosine similarity"),

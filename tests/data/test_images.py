@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
-from zoo.data.images import UnreadableImage, image_size, read_image
+from zoo.data.images import EXTENSIONS, UnreadableImage, image_size, read_image
 
 GREY = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
 
@@ -65,12 +65,36 @@ def test_boxes_are_cut_and_checked(tmp_path):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_the_size_is_that_of_the_image_as_it_is_read(tmp_path, orientation):
-    exif = Image.Exif()
+@pytest.mark.parametrize("extension", sorted(EXTENSIONS))
+def test_the_size_is_that_of_the_image_as_it_is_read(tmp_path, orientation, extension):
+    exif, path = Image.Exif(), tmp_path / f"a{extension}"
     exif[0x0112] = orientation
-    for name in ("a.jpg", "a.png", "a.webp"):
-        Image.new("RGB", (40, 20)).save(tmp_path / name, exif=exif)
-        assert image_size(tmp_path / name) == read_image(tmp_path / name).size
+    Image.new("RGB", (40, 20)).save(path, exif=exif)
+    assert image_size(path) == read_image(path).size
+    if extension in (".jpg", ".png", ".webp", ".tif"):
+        assert image_size(path) == ((20, 40) if orientation > 4 else (40, 20)), "the others keep no orientation"
+
+
+@pytest.mark.parametrize("extension", sorted(EXTENSIONS))
+def test_the_size_is_read_without_decoding(tmp_path, extension, monkeypatch):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name, options in {"plain": {}, "turned": {"exif": exif}}.items():
+        Image.new("RGB", (40, 20)).save(tmp_path / f"{name}{extension}", **options)
+    sizes = {path: read_image(path).size for path in tmp_path.iterdir()}
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda file: pytest.fail(f"{file.format} was decoded"))
+    assert {path: image_size(path) for path in sizes} == sizes
+
+
+def test_an_orientation_behind_the_pixels_of_a_png_counts(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    Image.new("RGB", (40, 20)).save(tmp_path / "a.png", exif=exif)
+    data = (tmp_path / "a.png").read_bytes()
+    start = data.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+    (tmp_path / "b.png").write_bytes(data[:start] + data[end:-12] + data[start:end] + data[-12:])
+    assert read_image(tmp_path / "b.png").size == image_size(tmp_path / "b.png") == (20, 40)
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "1", "CMYK", "LA", "RGBA", "I;16", "F"])

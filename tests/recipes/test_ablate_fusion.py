@@ -183,10 +183,51 @@ def test_list_prints_commands_and_runs_nothing(monkeypatch, extra, tmp_path, cap
     stage = Stage(monkeypatch)
     assert recipe.main(["--list", "--out", str(tmp_path / "out"), "--seeds", "3", "4", "4", "--", *extra]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 9 * 2 and lines[0].startswith("none_seed3: python -m recipes.vlm_stage1 fit --control=false")
-    assert all(f"--seed_everything={seed} --data.seed={seed}" in lines[9 * (seed - 3)] for seed in (3, 4))
-    assert ["--baselines=true" in line for line in lines] == [line.startswith("none") for line in lines]
+    assert lines.pop() == "26 runs: 13 variants, each with 2 seeds" and len(lines) == 13 * 2
+    assert lines[0].startswith("none_seed3: python -m recipes.vlm_stage1 fit --control=false")
+    assert all(f"--seed_everything={seed} --data.seed={seed}" in lines[13 * (seed - 3)] for seed in (3, 4))
+    single = [line.partition(":")[0] for line in lines if "--data.tau_quantile=[" in line]
+    assert single[:4] == [f"{name}_at_quantile{level}_seed3" for level in ("0", "0.5") for name in ("none", "default")]
+    assert ["--baselines=true" in line for line in lines] == [line.startswith("none_seed") for line in lines]
     assert not stage.runs and not (tmp_path / "out").exists()
+
+
+def test_levels_of_manifests_and_single_ones_are_not_chosen_among(config):
+    data = config["data"]
+    assert len(recipe.single_levels(data)) == 4
+    assert [v.level for v in recipe.single_levels(data | {"tau_quantile": None, "tau": [0.8, 0.2, 0.5]})] == [
+        "tau=0.2", "tau=0.2", "tau=0.8", "tau=0.8",
+    ]  # fmt: skip
+    for other in ({"world": None}, {"tau_quantile": [0.5]}, {"tau": [0.5]}):
+        assert recipe.single_levels(data | other) == []
+
+
+def test_a_gain_by_training_at_one_level_each(monkeypatch, extra, tmp_path, capsys):
+    """Real runs, of two levels; then made-up ones, one of which fails."""
+    flags = ["--only", "level", "--seeds", "0", "--out", str(tmp_path / "real"), "--", *extra]
+    assert recipe.main(flags) == 0
+    scores = {path.parent.name: json.loads(path.read_text())["scores"] for path in tmp_path.glob("real/*/results.json")}
+    levels = {name: groups_of(own)[1] for name, own in scores.items()}
+    for name in ("none", "default"):
+        assert levels[f"{name}_at_quantile0.5_seed0"] == ["quantile=0.5"]
+        assert levels[f"{name}_at_quantile0_seed0"] == ["quantile=0"]
+        assert levels[f"{name}_seed0"] == ["quantile=0", "quantile=0.5"]
+    text = (tmp_path / "real/table.md").read_text()
+    with open(tmp_path / "real/results.csv", newline="") as file:
+        assert {"none at quantile=0", "default at quantile=0.5"} < {row["variant"] for row in csv.DictReader(file)}
+    gains = [
+        100 * (scores[f"default_at_{level}_seed0"]["test/accuracy"] - scores[f"none_at_{level}_seed0"]["test/accuracy"])
+        for level in ("quantile0", "quantile0.5")
+    ]
+    line = next(line for line in text.splitlines() if line.startswith("| experts - none, trained at one level each"))
+    said = [float(cell) for cell in line.split("|")[2:5]]
+    assert said == pytest.approx([*gains, gains[1] - gains[0]], abs=0.06)
+    stage = Stage(monkeypatch)
+    stage.fails = {"none_at_quantile0.5_seed1": ValueError("no")}
+    flags = ["--only", "level", "--seeds", "0", "1", "--out", str(tmp_path / "made"), "--", *extra]
+    assert recipe.main(flags) == 1
+    printed = capsys.readouterr().out
+    assert "trained at one level each? +0.0 points at quantile=0" in printed and "over 1 seed" in printed
 
 
 @pytest.mark.parametrize(
@@ -265,6 +306,25 @@ def test_other_flags_or_weights_make_other_runs(monkeypatch, extra, tmp_path):
     assert recipe.main([*flags, "--model.optim.lr=2e-3"]) == 0 and len(stage.runs) == 6
     monkeypatch.setattr(recipe, "_weights", lambda name: f"new weights of {name}")
     assert recipe.main([*flags, "--model.optim.lr=2e-3"]) == 0 and len(stage.runs) == 9
+    monkeypatch.setattr(recipe.zoo.world.Pets, "VERSION", 99)
+    assert recipe.main([*flags, "--model.optim.lr=2e-3"]) == 0 and len(stage.runs) == 12
+
+
+def test_a_model_without_a_card_and_manifests_count_by_what_is_in_them(config, tmp_path):
+    """Trained or mined again under the same name."""
+    model, manifest = tmp_path / "model", tmp_path / "pet.parquet"
+    model.mkdir()
+    options = SimpleNamespace(seeds=[0], out=tmp_path, extra=[])
+    data = {**config["data"], "world": None, "galleries": [{"manifest": str(manifest)}]}
+    given = {**config, "model": {**config["model"], "vlm": str(model)}, "data": data}
+    keys = []
+    for file in (model / "model.safetensors", manifest, model / "config.json"):
+        for content in ("1", "2"):
+            file.write_text(content)
+            (cell,) = recipe.cells_of([recipe.Variant("none")], options, given)
+            keys.append(cell.key)
+    assert len(set(keys)) == 6
+    assert recipe._weights("Some/Model-on-a-hub") == "Some/Model-on-a-hub"
 
 
 def test_a_failure_is_named_and_the_others_go_on(monkeypatch, extra, tmp_path, capsys):
@@ -381,7 +441,7 @@ def test_levels_are_ordered_by_difficulty_and_those_of_two_kinds_not_compared():
             0.1,
             ["Not answered by one seed", "Not answered by one seed, without a spread: +10.0 points"],
         ),
-        ((0.70, 0.72), (), 0.1, ["grow.*Yes", "beat.*Not answered by these runs."]),
+        ((0.70, 0.72), (), 0.1, ["levels together.*Yes", "beat.*Not answered by these runs.*harms it"]),
     ],
 )
 def test_the_two_questions(expert, general, none_harder, said):

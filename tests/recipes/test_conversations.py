@@ -6,8 +6,11 @@ from PIL import Image
 
 from recipes import conversations as recipe
 from recipes.__main__ import recipes
+from tests.conftest import write_identities
 from zoo.data.conversations import Conversations
+from zoo.data.readers import read_with
 from zoo.pictures import GREEN, RED
+from zoo.vlm.data import ConversationData, GallerySource
 from zoo.world import Persons, Pets
 
 ENCODER = "general_mobilenetv3s050.world"
@@ -60,6 +63,51 @@ def test_galleries_of_several_sizes_and_without_a_match(photos, tmp_path):
     assert not list(tmp_path.glob("*.png"))
 
 
+def test_the_commands_of_the_readme_work_one_after_the_other(tmp_path, monkeypatch):
+    """Photos and galleries lie in two folders of one; the second command names the manifest only."""
+    write_identities(tmp_path / "photos", identities=12)
+    monkeypatch.chdir(tmp_path)
+    flags = ["--root", "photos", "--category", "pet", "--tau_quantile", "0.5", "0.9", "--out", "runs/mine"]
+    assert run(*flags, "--k", "2", "--sheets", "0") == 0
+    data = ConversationData([GallerySource("runs/mine/pet.parquet")])
+    data.setup("fit")
+    assert data.conversations[0].root.resolve() == tmp_path / "photos" and len(data.rows("train"))
+
+
+def test_the_split_is_that_of_an_earlier_run_or_as_it_is_asked_for(photos, tmp_path):
+    flags = ["--root", str(photos), "--category", "pet", "--tau", "-1", "--k", "2", "--sheets", "0", "--at_most", "0"]
+
+    def splits(name: str, *more: str) -> tuple[dict[str, str], dict[str, object]]:
+        assert run(*flags, "--out", str(tmp_path / name), *more) == 0
+        made = Conversations.load(tmp_path / name / "pet.parquet", photos)
+        return dict(zip(made.column("query_identity"), made.column("split"), strict=True)), made.meta["split"]
+
+    plain, noted = splits("plain")
+    assert noted == {"val_share": 0.1, "test_share": 0.3, "split_seed": 0}
+    index = read_with("folder", photos, {"val_share": 0.2, "test_share": 0.5, "seed": 5})
+    expected = {index.names[i]: split for i, split in zip(index.identities, index.splits, strict=True)}
+    sha256 = index.save(tmp_path / "manifest.csv")
+    asked, noted = splits("asked", "--val_share", "0.2", "--test_share", "0.5", "--split_seed", "5")
+    assert asked == expected != plain and noted == {"val_share": 0.2, "test_share": 0.5, "split_seed": 5}
+    again, noted = splits("again", "--manifest", str(tmp_path / "manifest.csv"))
+    assert again == expected and noted == {"manifest": "manifest.csv", "sha256": sha256}
+
+
+def test_a_limit_of_one_split_keeps_those_of_the_others():
+    assert recipe.limits_of([]) == {"val": 500, "test": 500}
+    assert recipe.limits_of(["train=100"]) == {"train": 100, "val": 500, "test": 500}
+    assert recipe.limits_of(["7", "val=0"]) == {"train": 7, "test": 7} and recipe.limits_of(["0"]) == {}
+
+
+def test_a_split_without_conversations_is_said_and_another_one_is_shown(photos, tmp_path, capsys):
+    """Of 20 identities 4 are tested on."""
+    flags = ["--root", str(photos), "--category", "pet", "--tau", "-1", "--k", "5", "--test_share", "0.2"]
+    assert run(*flags, "--out", str(tmp_path)) == 0
+    out = capsys.readouterr().out
+    assert "warning: There is no pet conversation in the test split: it has" in out and "mine with --k " in out
+    assert [path.name for path in tmp_path.glob("*.png")] == ["pet_train_tau=-1.png"]
+
+
 def test_the_same_seed_makes_the_same_file_and_another_one_does_not(photos, tmp_path):
     for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):
         flags = ["--root", str(photos), "--category", "pet", "--tau", "-1", "--k", "3", "--seed", seed, "--sheets", "0"]
@@ -94,7 +142,16 @@ def test_the_world_by_default(tmp_path, monkeypatch, capsys):
     [
         (["--root", "ROOT"], "Give --category"),
         (["--reader", "folder"], "Give --root"),
-        (["--root", "nowhere", "--category", "pet"], "nowhere"),
+        (["--root", "nowhere", "--category", "pet"], "--root nowhere is no folder. Give the folder"),
+        (["--sheets", "-1"], "--sheets is -1. Give a number from 0 on"),
+        (["--per_query", "0"], "--per_query is 0. Give a number from 1 on"),
+        (["--split_seed", "3"], "--split_seed says how to split a folder. Give --root"),
+        (["--root", "ROOT", "--category", "pet", "--manifest", "gone.csv"], "gone.csv is no file"),
+        (
+            ["--root", "ROOT", "--category", "pet", "--manifest", "a.csv", "--val_share", "0"],
+            "either it or --val_share",
+        ),
+        (["--root", "ROOT", "--category", "pet", "--k", "1"], "Give k from 2 on"),
         (["--root", "ROOT", "--category", "pet", "--encoder", "nothing"], "Unknown model 'nothing'"),
         (["--root", "ROOT", "--category", "pet", "--tau", "2"], "from -1 to 1"),
         (["--root", "ROOT", "--category", "pet", "--tau_quantile", "1"], "below 1"),

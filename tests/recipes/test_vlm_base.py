@@ -1,5 +1,8 @@
 """The recipe of the small base model, both halves, on tiny worlds."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import zoo
 from recipes.vlm_base import main
+from recipes.vlm_cli import second_half
 
 WORLD = {
     "pet": {"class_path": "zoo.world.Pets", "init_args": {"families": 8, "members": 3, "views": 4, "size": 48}},
@@ -48,9 +52,7 @@ def test_both_halves_leave_a_model_that_transformers_and_the_zoo_load(folder: Pa
     seeing, comparing = (folder / f"runs/vlm_base/version_{n}/vlm" for n in (0, 1))
     before, after = (AutoModelForImageTextToText.from_pretrained(where) for where in (seeing, comparing))
     changed = {
-        name
-        for name, tensor in before.state_dict().items()
-        if not torch.equal(tensor, after.state_dict()[name])
+        name for name, tensor in before.state_dict().items() if not torch.equal(tensor, after.state_dict()[name])
     }
     assert any(name.startswith("model.language_model") for name in changed)
     assert any(name.startswith("model.visual.merger") for name in changed)
@@ -66,3 +68,35 @@ def test_a_cache_of_a_tower_that_trains_is_refused(folder: Path, capsys: pytest.
     with pytest.raises(SystemExit):
         main(["fit", "-c", "base.yaml", "--model.cache=features"])
     assert "Set frozen_tower" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("config", [["-c", "mine.yaml"], ["--config=mine.yaml"], ["-c=mine.yaml"]])
+@pytest.mark.parametrize("dropped", [["--ckpt_path", "a.ckpt", "--then", "it"], ["--ckpt_path=a.ckpt", "--then=it"]])
+def test_the_second_half_hears_the_users_flags_after_its_own_yaml(config: list[str], dropped: list[str]) -> None:
+    flags = ["--name", "mine", "--data.workers=0", "--data.k", "-1"]
+    found = second_half(["fit", *flags, *dropped, *config], Path("compare.yaml"), Path("run/vlm"))
+    added = ["--model.vlm=run/vlm", "--then=null", "--ckpt_path=null"]
+    assert found == ["fit", *config, "--config=compare.yaml", *flags, *added]
+
+
+def test_what_the_user_sets_holds_for_both_halves(folder: Path) -> None:
+    """On two processes, which share every batch; the second YAML says little and wins over the first YAML only."""
+    second = {"model": {"frozen_tower": True}, "data": {"told": 0.25, "k": [2, 3]}, "trainer": {"max_epochs": 1}}
+    Path("compare.yaml").write_text(yaml.safe_dump(second))
+    flags = ["--name", "mine", "--seed_everything=3", "--data.batch_size", "6", "--trainer.devices=2"]
+    done = subprocess.run(
+        [sys.executable, "-m", "recipes.vlm_base", "fit", "-c", "base.yaml", *flags, "--trainer.strategy=ddp"],
+        env={**os.environ, "PYTHONPATH": str(Path(zoo.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not Path("runs/vlm_base").exists()
+    for version, told, epochs in ((0, 1.0, 2), (1, 0.25, 1)):
+        config = yaml.safe_load(Path(f"runs/mine/version_{version}/config.yaml").read_text())
+        assert config["seed_everything"] == 3 and config["data"]["batch_size"] == 6
+        assert config["trainer"]["devices"] in (2, "2") and config["data"]["told"] == told
+        assert set(config["data"]["world"]) == set(WORLD) and config["trainer"]["max_epochs"] == epochs
+    assert done.stdout.count("If interrupted, go on with") == 2, "once for each half"
+    assert all(list(Path(f"runs/mine/version_{version}/vlm").glob("*.safetensors")) for version in (0, 1))

@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import zoo
 from recipes.vlm_cli import MatchCLI
 from recipes.vlm_stage1 import main
-from tests.vlm.rig import EXPERTS, base
+from tests.vlm.rig import EXPERTS, base, galleries, rows
 
 CONFIGS = Path(__file__).parents[2] / "recipes/configs"
 WORLD = {
@@ -142,6 +142,38 @@ def test_resumed_within_an_epoch_equals_uninterrupted(run, tiny):
     assert again["global_step"] == 6
     for name, tensor in again["state_dict"].items():
         assert torch.equal(tensor, whole[name]), name
+
+
+@pytest.mark.parametrize("spelling", [["--ckpt_path={}"], ["--ckpt_path", "{}"]], ids=["one word", "two words"])
+def test_a_resumed_run_trains_its_control_from_the_start(spelling, tiny, capsys):
+    """And leaves its own folder as it was; what came out of it is shown before the control starts."""
+    flags = ["fit", "-c", str(tiny), "--model.writes=false", "--pictures.every_n_epochs=0"]
+    main([*flags, "--trainer.max_epochs=1"])
+    capsys.readouterr()
+    last = "runs/stage1/version_0/checkpoints/last.ckpt"
+    done = main([*flags, *(word.format(last) for word in spelling), "--control=true", "--baselines=true"])
+    names = ["base model", "stage 1 without experts", "stage 1 with experts"]
+    assert list(done.results) == names
+    config = yaml.safe_load(Path("runs/stage1/version_0/config.yaml").read_text())
+    assert config["name"] == "stage1" and config["model"]["experts"]
+    content = torch.load("runs/stage1_without_experts/version_0/checkpoints/last.ckpt", weights_only=True)
+    assert content["global_step"] == 6 and not any("adapters" in name for name in content["state_dict"])
+    before, after = capsys.readouterr().out.split("The same without experts, to compare with:")
+    assert "stage 1 with experts" in before and "base model" in before and "without experts" not in before
+    assert after.count("base model") == 2, "in the two tables of the end: the control does not test it again"
+    assert after.count("Use it:") == 1 and after.count("conversations of identities") == 1
+
+
+def test_without_a_test_conversation_the_checkpoint_is_kept_and_named(tiny, capsys, tmp_path):
+    """Galleries of a manifest without a test split."""
+    made = galleries(tmp_path / "photos", "pet", [*rows("train", 8), *rows("val", 3)])
+    made.save(made.root / "pet.parquet")
+    sources = f"--data.galleries=[{{manifest: {made.root}/pet.parquet}}]"
+    done = main(["fit", "-c", str(tiny), "--data.world=null", sources, "--control=true", "--trainer.max_epochs=1"])
+    printed = capsys.readouterr().out
+    assert "Nothing was tested: the test split has no conversation" in printed and not done.results
+    assert "runs/stage1/version_0/checkpoints/best.ckpt" in printed and "runs/stage1/version_0/pictures" in printed
+    assert not Path("runs/stage1_without_experts").exists()
 
 
 REFUSED = {

@@ -68,14 +68,15 @@ def galleries(
         root: folder to make.
         category: of the expert.
         rows: split, level, K and answer of each.
-        identities: how many there are to draw from.
+        identities: how many there are to draw from, in each split.
         encoder: what the manifest says it was mined with.
         seed: of photos and galleries.
     """
-    photos(root, identities, seed=seed)
+    splits = list(dict.fromkeys(split for split, *_ in rows))
+    photos(root, identities * len(splits), seed=seed)
     rng, table = np.random.default_rng(seed), []
     for split, level, k, answer in rows:
-        query, *others = rng.permutation(identities)[: k + 1].tolist()
+        query, *others = (rng.permutation(identities)[: k + 1] + identities * splits.index(split)).tolist()
         shown = [f"{other:02d}_0.jpg" for other in others[:k]]
         if answer:
             shown[answer - 1] = f"{query:02d}_0.jpg"

@@ -3,6 +3,7 @@ INSTANCE_ZOO_QWEN25VL, and is skipped without it."""
 
 import os
 import pickle
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -289,9 +290,20 @@ def test_box_then_detection_then_whole_image(qwen: tuple[Any, Any, Any]) -> None
     assert looked_at(seen(found, None), image.crop((38, 19, 82, 41)))
     assert looked_at(seen(found[3:], None), image)
     assert looked_at(seen([], None), image)
-    for box in [(100.0, 0.0, 5.0, 5.0), (0.0, -30.0, 10.0, 20.0), (5.0, 5.0, 0.0, 5.0)]:
-        with pytest.raises(UnfitImage, match="talk/0.png: the box .* holds nothing of 100 x 80 pixels"):
-            seen([], box)
+
+
+@pytest.mark.parametrize("box", [(100, 0, 5, 5), (0, -30, 9, 20), (5, 5, 0, 5), (5, 5, -3, 5), (float("nan"), 0, 9, 9)])
+def test_a_box_outside_of_its_image_is_found_before_the_batch_is_made(qwen: tuple[Any, Any, Any], box: Any) -> None:
+    batcher = VLMProcessor(*qwen, experts={"pet": SMALL})
+    example = talk("a", picture(100, 80), picture(20, 20), categories=("pet", "pet"), boxes=((3.0, 3.0, 9.0, 9.0), box))
+    assert batcher.unfit(example) is not None
+    example = talk("a", picture(20, 20), picture(100, 80), categories=("pet", "pet"), boxes=(None, box))
+    said = batcher.unfit(example)
+    assert said is not None and re.match(r"talk/1.png: the box .* holds nothing of 100 x 80 pixels", said)
+    with pytest.raises(UnfitImage, match="talk/1.png: the box .* holds nothing"):
+        batcher([example])
+    assert VLMProcessor(*qwen).unfit(example) is None, "no expert looks at it"
+    assert batcher.unfit(replace(example, boxes=(None, (90.0, 70.0, 30.0, 30.0)))) is None, "partly inside"
 
 
 def test_an_expert_of_an_unknown_category_is_refused(qwen: tuple[Any, Any, Any]) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from PIL import Image
 
 from tests.vlm.rig import attached, data_of, galleries, rows, stage, trainer
@@ -139,6 +140,31 @@ def test_galleries_mined_with_another_encoder_are_refused(tmp_path):
     data_of(made, encoder="pet_mobilenetv3s050.world").setup("fit")
 
 
+def test_identities_in_training_are_in_no_test_of_any_manifest(tmp_path):
+    """The same conversations once as training and once as test; and in other images, or under another root."""
+    made = galleries(tmp_path, "pet", rows("train", 6))
+    test = pa.Table.from_pylist([row | {"split": "test"} for row in made._table.to_pylist()], made._table.schema)
+
+    def both(root: Path, table: pa.Table) -> ConversationData:
+        made.save(tmp_path / "train.parquet")
+        Conversations(root, table, made.meta).save(tmp_path / "test.parquet")
+        return ConversationData([GallerySource(str(tmp_path / f"{name}.parquet")) for name in ("train", "test")])
+
+    with pytest.raises(ValueError, match=r"identities of the training conv.*held out .*such as '.*' of .*one split"):
+        both(tmp_path, test).setup("fit")
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(ValueError, match="identities of the training conversations are held out"):
+        both(tmp_path / "link", test).setup("fit")
+    names = [
+        row | {"query_identity": "new", "gallery_identities": [f"new {n}" for n in range(3)]}
+        for row in test.to_pylist()
+    ]
+    with pytest.raises(ValueError, match="images of the training conversations are held out"):
+        both(tmp_path, pa.Table.from_pylist(names, test.schema)).setup("fit")
+    elsewhere = galleries(tmp_path / "b", "object", rows("test", 4))
+    both(tmp_path / "b", elsewhere._table).setup("fit")
+
+
 def test_what_is_asked_for_must_be_one_thing():
     pet = {"pet": Pets(families=4)}
     for options in ({}, {"galleries": [GallerySource("a.parquet")], "world": pet, "tau": [0.5]}):
@@ -150,12 +176,48 @@ def test_what_is_asked_for_must_be_one_thing():
         ConversationData(world=pet, tau=[1.5])
 
 
-@pytest.mark.parametrize(("stage_name", "split"), [("fit", "train"), ("validate", "val"), ("test", "test")])
-def test_a_split_without_conversations_is_named(stage_name, split, tmp_path):
+@pytest.mark.parametrize(
+    ("stage_name", "verb", "split"),
+    [("fit", "train", "train"), (TrainerFn.VALIDATING, "validate", "val"), (TrainerFn.TESTING, "test", "test")],
+)
+def test_a_split_without_conversations_is_named(stage_name, verb, split, tmp_path):
     others = [row for row in SPLIT if row[0] != split]
     data = data_of(galleries(tmp_path, "pet", others))
-    with pytest.raises(ValueError, match=f"no conversation to {stage_name} with: all queries of the {split} split"):
+    with pytest.raises(
+        ValueError, match=f"no conversation to {verb} with: .* of the {split} split .*--k and mine again"
+    ):
         data.setup(stage_name)
+
+
+def test_before_training_it_is_said_that_nothing_can_be_tested(tmp_path, caplog):
+    for name, split in (("some", SPLIT), ("none", rows("train", 4))):
+        data = data_of(galleries(tmp_path / name, "pet", split))
+        with caplog.at_level(logging.WARNING, logger="zoo"):
+            caplog.clear()
+            data.setup("fit")
+        assert data.tests == (name == "some")
+        assert caplog.text.count("no conversation in the test split: nothing is going to be tested") == (name == "none")
+
+
+def test_too_few_identities_to_test_are_named_before_training(caplog):
+    data = ConversationData(world={"pet": Pets(families=4, members=4, views=2, size=32)}, k=8, tau=[-1.0])
+    data.prepare_data()
+    with caplog.at_level(logging.WARNING, logger="zoo"):
+        data.setup("fit")
+    assert re.search(r"no pet conversation in the test split: it has \d identities, and a gallery needs 8", caplog.text)
+    assert not data.tests
+
+
+def test_settings_that_do_nothing_beside_manifests_are_named_once(tmp_path, caplog):
+    made = galleries(tmp_path, "pet", SPLIT)
+    with caplog.at_level(logging.INFO, logger="zoo"):
+        data_of(made).setup("fit")
+        assert "Not used" not in caplog.text
+        data = data_of(made, k=3, tau_quantile=[0.5], eval_conversations=9)
+        data.setup("fit")
+        data.setup("test")
+    assert caplog.text.count("Not used") == 1
+    assert "settings of their own: data.k, data.tau_quantile, data.eval_conversations." in caplog.text
 
 
 def test_a_level_without_conversations_is_named_and_the_others_are_scored(tmp_path, caplog):
@@ -259,6 +321,21 @@ def test_images_outside_of_the_token_budget_take_their_conversations_along(cache
     assert re.search(rf"{line} .*hardly more than a line", caplog.text)
     assert re.search(rf"{long} .*outside the budget of 4 to 6", caplog.text)
     assert all(f"(conversation {number} of pet)" in caplog.text for number in lost)
+
+
+@pytest.mark.parametrize(("cached", "workers"), [(False, 1), (True, 0)])
+def test_a_box_outside_of_its_image_takes_its_conversation_along(cached, workers, tmp_path, caplog):
+    made = galleries(tmp_path / "photos", "pet", rows("test", 12), identities=12)
+    table = made._table.to_pylist()
+    table[5]["query_box"] = [90.0, 0.0, 20.0, 20.0]
+    table[7]["query_box"] = [4.0, 4.0, 20.0, 20.0]
+    made = Conversations(made.root, pa.Table.from_pylist(table, made._table.schema), made.meta)
+    cache = str(tmp_path / "cache") if cached else None
+    with caplog.at_level(logging.WARNING, logger="zoo"):
+        scores = scores_of(tmp_path, data_of(made, max_unreadable=0.1, workers=workers), cache=cache)
+    assert scores["test/conversations"] == 11
+    said = f"{made[5].query.path} (conversation 5 of pet): the box (90.0, 0.0, 20.0, 20.0) holds nothing"
+    assert caplog.text.count(said) == 1
 
 
 def _hashed_again(made: Conversations) -> Conversations:

@@ -7,14 +7,17 @@ import pickle
 import resource
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import AutoConfig
 
-from zoo.vlm.features import FeatureCache, image_key, model_key
+from zoo.backbones import TimmEncoder
+from zoo.vlm.features import FeatureCache, image_key, model_key, settings_of
 
 C = 8
 fork = multiprocessing.get_context("fork")
@@ -329,12 +332,49 @@ def test_an_image_is_known_by_its_bytes_and_resolution(tmp_path):
     assert image_key(first, (224, 112)) != key
 
 
+class Config:
+    def __init__(self, entries: dict[str, object] | None = None) -> None:
+        self.entries = entries or {}
+
+    def to_dict(self) -> dict[str, object]:
+        return self.entries
+
+
 class Tower(nn.Module):
     def __init__(self, config: dict[str, object]) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.layers = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
-        self.config = SimpleNamespace(to_dict=lambda: config)
+        self.config = Config(config)
+
+
+def test_an_entry_that_another_version_of_transformers_adds_makes_no_other_model():
+    config = AutoConfig.for_model("qwen2_5_vl", vision_config={"depth": 3}, text_config={"hidden_size": 64})
+    found = settings_of(config)
+    assert found["vision_config"] == {"depth": 3} and found["text_config"]["hidden_size"] == 64
+    assert "text_config" not in settings_of(config, without=("text_config",)) and settings_of(None) == {}
+
+    class Newer(type(config.vision_config)):
+        def __init__(self, added: int = 7, **options: Any) -> None:
+            super().__init__(**options)
+            self.added = added
+
+    newer, other = (AutoConfig.for_model("qwen2_5_vl", text_config={"hidden_size": 64}) for _ in range(2))
+    newer.vision_config, other.vision_config = Newer(depth=3), Newer(added=8, depth=3)
+    assert settings_of(newer) == found and settings_of(other)["vision_config"] == {"depth": 3, "added": 8}
+
+
+def test_an_expert_is_known_by_its_arguments_and_its_transform_too():
+    def encoder(pool: str, **transform: Any) -> TimmEncoder:
+        torch.manual_seed(0)
+        made = TimmEncoder("mobilenetv3_small_050", pretrained=False, pool=pool)
+        made.transform = replace(made.transform, **transform)
+        return made
+
+    key = model_key(encoder("avg"))
+    assert key == model_key(encoder("avg"))
+    others = [encoder("max"), encoder("avg", interpolation="nearest"), encoder("avg", std=(1.0, 1.0, 1.0))]
+    assert len({key, *map(model_key, others)}) == 4
 
 
 def test_a_model_is_known_by_its_weights_and_configuration():

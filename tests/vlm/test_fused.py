@@ -10,7 +10,7 @@ from fusion import AdditiveFusion, ConcatFusion, CrossAttentionFusion
 from tests.vlm.tiny import FAMILIES, picture, tiny_vlm
 from zoo.backbones import TimmEncoder
 from zoo.vlm.batch import Example, VLMBatch, VLMProcessor
-from zoo.vlm.fused import FusedVLM, per_image
+from zoo.vlm.fused import FusedVLM, exact_logits, per_image
 
 ADAPTERS = (AdditiveFusion, ConcatFusion, CrossAttentionFusion)
 
@@ -157,6 +157,37 @@ def test_option_scores_are_log_likelihoods_of_whole_sequences(family: str) -> No
             logits = logits_of(fused, alone).log_softmax(-1)
             expected = sum(logits[place, token] for place, token in enumerate(ids[b][o]))
             torch.testing.assert_close(scores[b, o], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_options_are_told_apart_in_float32(autocast: bool) -> None:
+    """Logits about 20 of a bfloat16 head are 0.125 apart: the same hidden states give more than that."""
+    torch.manual_seed(0)
+    head = nn.Linear(64, 40_000, bias=autocast).bfloat16()
+    head.weight.data *= 20
+    hidden = torch.randn(2, 3, 64).bfloat16()
+    exact = hidden.double() @ head.weight.double().T + (head.bias.double() if autocast else 0)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        found = exact_logits(head, hidden)
+    assert found.dtype == torch.float32 and (head(hidden).double() - exact).abs().max() > 0.05
+    torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-4)
+
+
+def test_option_scores_of_a_bfloat16_model_do_not_round_its_logits() -> None:
+    vlm, processor = tiny_vlm("qwen2_5_vl")
+    fused, batcher = fused_of("qwen2_5_vl", fusion=None)
+    fused.vlm.bfloat16()
+    with torch.no_grad():
+        fused.vlm.get_output_embeddings().weight.mul_(30)
+    batch = batcher([example(2)], for_generation=True)
+    options = torch.arange(60).view(1, 60, 1)
+    scores = fused.option_scores(batch, fused.see(batch), options)
+    with torch.no_grad():
+        hidden = fused.hidden(batch, fused.image_features(batch, fused.see(batch)))[:, -1]
+        weight = fused.vlm.get_output_embeddings().weight
+        expected = (hidden.double() @ weight.double().T).log_softmax(-1)[:, :60]
+    assert expected.abs().max() > 8
+    torch.testing.assert_close(scores.double(), expected, rtol=0, atol=1e-3)
 
 
 def test_crops_are_laid_beside_each_other_per_image() -> None:

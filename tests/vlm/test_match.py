@@ -1,17 +1,22 @@
 """MatchStage: what trains, what it learns from, and what its checkpoints hold."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from jsonargparse import ArgumentParser
+from PIL import Image
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from fusion import AdditiveFusion, CrossAttentionFusion
+from tests.vlm.detectors import Quarter
 from tests.vlm.rig import EXPERTS, attached, base, galleries, rows, stage, trainer
+from zoo.categories import CATEGORIES, find_category
 from zoo.module import Optim
-from zoo.vlm.batch import VLMBatch
+from zoo.vlm.batch import Detection, VLMBatch
 from zoo.vlm.data import ConversationData, GallerySource
 from zoo.vlm.families import load_vlm
 from zoo.vlm.match import MatchStage
@@ -206,6 +211,50 @@ def test_a_checkpoint_of_other_frozen_parts_is_refused(case, data_folder, checkp
     options, message = OTHERS[case]
     with pytest.raises(ValueError, match=message):
         loaded(stage(**options), data_in(data_folder), checkpoint)
+
+
+def test_a_checkpoint_that_does_not_say_what_it_was_trained_with_is_refused(data_folder, checkpoint, tmp_path):
+    content = torch.load(checkpoint, weights_only=True)
+    del content["made_of"]
+    torch.save(content, tmp_path / "silent.ckpt")
+    with pytest.raises(ValueError, match="does not say which model and experts"):
+        loaded(stage(), data_in(data_folder), tmp_path / "silent.ckpt")
+
+
+def test_a_checkpoint_of_another_crop_rule_is_refused(data_folder, checkpoint, monkeypatch):
+    """The same expert would see other parts of the images."""
+    rule = find_category("object")
+    monkeypatch.setitem(CATEGORIES, "object", replace(rule, crop=replace(rule.crop, margin=0.4)))
+    with pytest.raises(ValueError, match="trained with another object than"):
+        loaded(stage(), data_in(data_folder), checkpoint)
+
+
+def corner(image: Image.Image) -> list[Detection]:
+    """The upper left quarter, and a weak find of it all."""
+    whole = (0.0, 0.0, float(image.width), float(image.height))
+    return [Detection("dog", (0.0, 0.0, image.width / 2, image.height / 2), 0.9), Detection("dog", whole, 0.1)]
+
+
+def test_an_expert_sees_what_the_detector_finds(data_folder, tmp_path):
+    """The largest that is sure, in place of the whole image."""
+    whole, found = stage(), stage(detector=corner)
+    batches = [first_batch(model, data_in(data_folder), tmp_path) for model in (whole, found)]
+    pixels = [batch.experts["object"].pixels for batch in batches]
+    assert pixels[0].shape == pixels[1].shape and not torch.equal(*pixels)
+    path, box = data_folder / "pet" / "00_0.jpg", find_category("object").crop
+    image = Image.open(path)
+    x, y, w, h = box.box([("dog", corner(image)[0].box)], *image.size)
+    expected = image.crop((round(x), round(y), round(x + w), round(y + h)))
+    assert found.batcher._crop("object", image, None, "it").tobytes() == expected.tobytes()
+    assert "detector" not in found.hparams or found.hparams["detector"] is None
+
+
+def test_a_detector_can_be_named_on_the_command_line():
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(MatchStage, "model")
+    for given, expected in (("tests.vlm.detectors.Quarter", Quarter), ("null", type(None))):
+        config = parser.parse_args(["--model.vlm=it", f"--model.detector={given}"])
+        assert isinstance(parser.instantiate_classes(config).model.detector, expected)
 
 
 def test_a_frozen_projector_is_not_kept_either(data_folder, tmp_path):

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import torch
 
 from tests.vlm.rig import EXPERTS, attached, base, data_of, galleries, rows, stage, trainer
 from tests.vlm.tiny import tiny_folder
+from zoo.backbones import TimmEncoder
 from zoo.data.samplers import Key
 from zoo.vlm import towers as module
+from zoo.vlm.batch import Detection
 from zoo.vlm.data import Collate, ConversationData, ConversationDataset
 from zoo.vlm.fused import Seen
 from zoo.vlm.match import MatchStage
@@ -156,17 +159,22 @@ def test_killed_in_the_middle_it_goes_on(data, tmp_path, monkeypatch):
     )
 
 
-def test_two_processes_share_the_images_whichever_comes_first(data, tmp_path, monkeypatch):
-    """The second starts when the first has kept its part already, and must not share out what is left again."""
+def test_two_processes_share_what_is_missing_whichever_comes_first(data, tmp_path, monkeypatch):
+    """Of an interrupted filling all that one of them had is there. The second starts when the first has kept its part
+    already, and must not share out what is left again."""
     model, images = open_model(data, tmp_path), data.images("train", "test")
+    CachedTowers(tmp_path / "cache", model.fused, model.batcher).fill(images[::2], workers=0)
+    missing = [number for number, image in enumerate(images) if image.path not in {i.path for i in images[::2]}]
     calls = counted(model)
     monkeypatch.setattr(module, "world_size", lambda: 2)
     monkeypatch.setattr(torch.distributed, "barrier", lambda: None)
+    agreed = iter(([missing], [[], []], [missing], [[], []]))  # what is missing, and what could not be kept
+    monkeypatch.setattr(module, "from_all_ranks", lambda own: next(agreed))
     for process in (0, 1):
         monkeypatch.setattr(module, "rank", lambda process=process: process)
         cached = CachedTowers(tmp_path / "cache", model.fused, model.batcher)
         cached.fill(images, workers=0)
-        assert sum(calls) == (len(images) + 1) // 2 if process == 0 else len(images)
+        assert sum(calls) == (len(missing) + 1) // 2 if process == 0 else len(missing)
     assert not any(cached._lacks(image) for image in images)
 
 
@@ -192,8 +200,11 @@ def test_what_cannot_be_kept_is_said(data, tmp_path):
 def test_an_image_that_was_not_kept_is_an_error(data, tmp_path):
     model = open_model(data, tmp_path)
     cached = CachedTowers(tmp_path / "cache", model.fused, model.batcher)
-    with pytest.raises(KeyError, match="images are not in the feature cache"):
-        cached.see(Collate(model.batcher, with_pixels=False)(items(data, False)))
+    cached.fill(data.images("val"), workers=0)
+    batch = Collate(model.batcher, with_pixels=False)(items(data, False))
+    with pytest.raises(ValueError, match="images of a batch are not in the feature cache .* Run again") as raised:
+        cached.see(batch)
+    assert all(image.path in str(raised.value) for c in batch.examples for image in (c.query, *c.gallery))
 
 
 # ---------------------------------------------------------------------- what belongs to whom
@@ -203,6 +214,62 @@ def folders(cached: CachedTowers) -> dict[str, Path]:
     return {"tower": cached.tower.folder, **{name: cache.folder for name, cache in cached.experts.items()}}
 
 
+class Corner:
+    """Finds something in the upper left."""
+
+    def __init__(self, score: float = 1.0) -> None:
+        self.score = score
+
+    def __call__(self, image: Any) -> list[Detection]:
+        return [Detection("cat", (0.0, 0.0, image.width / 2, image.height / 2), self.score)]
+
+
+def pooled(pool: str, **transform: Any) -> TimmEncoder:
+    torch.manual_seed(0)
+    encoder = TimmEncoder("mobilenetv3_small_050", pretrained=False, pool=pool)
+    encoder.transform = replace(encoder.transform, **transform)
+    return encoder
+
+
+def test_detectors_of_other_settings_have_other_caches(data, tmp_path):
+    found = [
+        folders(CachedTowers(tmp_path / "cache", model.fused, model.batcher))["pet"]
+        for model in (open_model(data, tmp_path, detector=Corner(score)) for score in (0.9, 0.8, 0.9))
+    ]
+    assert found[0] == found[2] != found[1]
+
+
+def test_whatever_changes_an_experts_features_is_in_its_key(data, tmp_path, monkeypatch):
+    """Of the same weights: how it pools, its transform, the category's margin."""
+    model = open_model(data, tmp_path)
+    found = []
+    plain = replace(model.batcher.crops["pet"], margin=0.0)
+    for expert in (
+        pooled("avg"),
+        pooled("max"),
+        pooled("avg", interpolation="bilinear"),
+        pooled("avg", mean=(0, 0, 0)),
+    ):
+        model.fused.experts["pet"] = expert
+        found.append(folders(CachedTowers(tmp_path / "cache", model.fused, model.batcher))["pet"])
+    model.fused.experts["pet"] = pooled("avg")
+    assert folders(CachedTowers(tmp_path / "cache", model.fused, model.batcher))["pet"] == found[0]
+    for margin in (0.0, 0.3):
+        model.batcher.crops["pet"] = replace(plain, margin=margin)
+        found.append(folders(CachedTowers(tmp_path / "cache", model.fused, model.batcher))["pet"])
+    assert len(set(found)) == 5 + (found[0] not in found[4:])
+
+
+def test_which_layer_of_the_tower_counts_is_in_its_key(data, tmp_path):
+    model, found = open_model(data, tmp_path, vlm=tiny_folder("llava")), []
+    for layer in (-2, -1):
+        model.fused.vlm.config.vision_feature_layer = layer
+        found.append(folders(CachedTowers(tmp_path / "cache", model.fused, model.batcher))["tower"])
+    model.fused.vlm.config.text_config.rms_norm_eps = 0.1
+    again = folders(CachedTowers(tmp_path / "cache", model.fused, model.batcher))["tower"]
+    assert found[0] != found[1] == again, "the language model has no part in it"
+
+
 CHANGES = {
     "nothing": ({}, set()),
     "base": ({"vlm": base(1)}, {"tower"}),
@@ -210,6 +277,8 @@ CHANGES = {
     "resolution": ({"max_tokens": 9}, {"tower"}),
     "expert": ({"experts": EXPERTS | {"pet": "general_mobilenetv3s050.world"}}, {"pet"}),
     "patch tokens": ({"patch_tokens": True}, {"pet", "object"}),
+    "detector": ({"detector": Corner()}, {"pet", "object"}),
+    "another detector": ({"detector": Corner(0.9)}, {"pet", "object"}),
     "adapter": ({"before_projector": False}, set()),
 }
 

@@ -7,27 +7,28 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from rich.progress import track
 
 from zoo.cardfile import Card
 from zoo.cards import card, load
 from zoo.categories import Box, find_category
 from zoo.contracts import IdentityEncoder
-from zoo.data.embedded import SPLITS, embed, from_all_ranks, sides
+from zoo.data.embedded import SPLITS, Embedded, embed, from_all_ranks, sides
 from zoo.data.galleries import Galleries, GalleryRule, galleries, quantiles
 from zoo.data.index import IdentityIndex
 from zoo.distributed import rank
 from zoo.world.base import default_cache
 
-if TYPE_CHECKING:
-    import torch
-
 KIND, VERSION = "instance-zoo conversations", 1
+MINING = 2
+"""Raised whenever the same images, encoder and rules make other conversations than before."""
+
 SHARES = (0.1, 0.5, 0.9, 0.99)
 """Of the pairs of two identities; the similarities that they do not exceed are noted in every manifest."""
 
@@ -99,8 +100,10 @@ class Conversations:
         table: a row for each conversation.
         meta: what they were made from: `encoder` (name and sha256 of its weights), `category`, `rules`, `tau` (split ->
             level -> threshold in force), `skipped` (split -> level -> reason -> queries), `quantiles` (split -> share
-            of the pairs of two identities -> similarity), `unreadable` images, `images` (how many, and a sha256 over
-            sorted "path sha256" lines); plain as JSON has it. A selection keeps those of the whole.
+            of the pairs of two identities -> similarity), `unreadable` images, `copies` and `disputed` images that were
+            left out (see `build`), `identities` (split -> how many), `images` (how many, and a sha256 over sorted
+            "path sha256" lines), and what else its maker noted; plain as JSON has it. A selection keeps those of the
+            whole.
     """
 
     def __init__(self, root: Path, table: pa.Table, meta: Mapping[str, Any]) -> None:
@@ -145,6 +148,14 @@ class Conversations:
         values: np.ndarray = self._table[name].to_numpy()
         return values.astype(str) if values.dtype == object else values
 
+    def refs(self) -> set[ImageRef]:
+        """Every image that occurs, of every identity and box."""
+        queries = [self._table[name] for name in ("query_path", "query_identity", "query_box")]
+        shown = [self._table[name] for name in ("gallery_paths", "gallery_identities", "gallery_boxes")]
+        columns = [*zip(queries, (column.combine_chunks().flatten() for column in shown), strict=True)]
+        values = [first.to_pylist() + second.to_pylist() for first, second in columns]
+        return {_image(*row) for row in zip(*values, strict=True)}
+
     def images(self) -> dict[str, str]:
         """Path -> sha256 of the file, of every image that occurs."""
         paths = pa.concat_arrays(
@@ -156,6 +167,24 @@ class Conversations:
         return dict(zip(paths.to_pylist(), hashes.to_pylist(), strict=True))
 
     # ------------------------------------------------------------------ checks
+
+    def lacking(self) -> list[str]:
+        """A sentence for each split that was asked for and has no conversation at any level: why, and what to do."""
+        needed = [(int(np.min(rule["k"])), int(rule["no_match"] > 0)) for rule in self.meta.get("rules", ())]
+        k, spare = min(needed, key=sum, default=(2, 0))
+        sentences = []
+        for split, skipped in self.meta["skipped"].items():
+            if (self.column("split") == split).any():
+                continue
+            said = f"There is no {self.meta['category']} conversation in the {split} split"
+            identities = self.meta.get("identities", {}).get(split, k + spare)
+            if identities >= k + spare:
+                said += f"; queries skipped: {skipped}. Lower --tau, --tau_quantile or --k, or add images."
+            else:
+                smaller = f", or mine with --k {identities - spare}" if identities - spare > 1 else ""
+                said += f": it has {identities} identities, and a gallery needs {k + spare}. Add some{smaller}."
+            sentences.append(said)
+        return sentences
 
     def check(self, encoder: str | Path | None = None, images: bool = True, workers: int = 8) -> None:
         """Refuse to go on with conversations that are not what they seem.
@@ -193,8 +222,9 @@ class Conversations:
     def save(self, path: Path | str) -> None:
         """Write .parquet or .jsonl, whole or not at all.
 
-        The root is kept relative to the file where it lies in the file's folder or above it, and by the name of its
-        world where it is one of the procedural ones; anywhere else it has to be given again to `load`.
+        The root is kept relative to the file where one of the two folders holds the other, and by the name of its
+        world where it is one of the procedural ones. Where the two have at least a parent in common, the way from one
+        to the other is kept, which `load` tries; anywhere else the root has to be given again.
 
         Raises:
             ValueError: another suffix.
@@ -245,7 +275,7 @@ class Conversations:
                 f"{path} holds {0 if table is None else len(table)} conversations of {head['count']}: it is truncated. "
                 "Fetch or write it again."
             )
-        return cls(Path(root).expanduser() if root is not None else _root(head, path), table, head["meta"])
+        return cls(Path(root).expanduser() if root is not None else _root(head, table, path), table, head["meta"])
 
 
 def _conversation(row: dict[str, Any]) -> Conversation:
@@ -295,21 +325,33 @@ def _read_jsonl(path: Path) -> tuple[Any, pa.Table | None]:
 
 
 def _place(root: Path, folder: Path) -> dict[str, str]:
-    """Where the root is, seen from a manifest in this folder, if that can be said for good."""
+    """Where the root is, seen from a manifest in this folder, if that can be said at all."""
     here, there, worlds = (Path(os.path.abspath(path)) for path in (folder, root, default_cache()))
     if there.is_relative_to(here) or here.is_relative_to(there):
         return {"root": Path(os.path.relpath(there, here)).as_posix()}
     if there.is_relative_to(worlds):
         return {"world": there.relative_to(worlds).as_posix()}
+    if there.parts[:2] == here.parts[:2]:  # more in common than the drive
+        return {"beside": Path(os.path.relpath(there, here)).as_posix()}
     return {}
 
 
-def _root(head: Mapping[str, Any], path: Path) -> Path:
+def _root(head: Mapping[str, Any], table: pa.Table, path: Path) -> Path:
     if "root" in head:
         return path.parent / head["root"]
     if "world" in head:
         return default_cache() / head["world"]
-    raise ValueError(f"{path} does not lie beside its images and cannot say where they are. Give load a root.")
+    tried = ""
+    if "beside" in head:  # true until one of the two is moved
+        root = Path(os.path.normpath(path.parent / head["beside"]))
+        image = next(iter(table["query_path"].to_pylist()), "")
+        if (root / image).exists():
+            return root
+        tried = f": {root / image} is not there"
+    raise ValueError(
+        f"{path} does not lie beside its images and cannot say where they are{tried}. "
+        f"Give their folder: --data.galleries '[{{manifest: {path}, root: PHOTOS}}]', or root=PHOTOS in Python."
+    )
 
 
 def hashes(root: Path, paths: Sequence[str], workers: int = 8, progress: bool = False) -> dict[str, str | None]:
@@ -339,10 +381,13 @@ def build(
     at_most: int | Mapping[str, int] | None = None,
     per_query: int = 1,
     workers: int = 2,
-    device: "str | torch.device" = "cpu",
+    device: str | torch.device = "cpu",
     progress: bool = True,
 ) -> Conversations:
     """Conversations over the images of an index; the work is shared where torch.distributed runs.
+
+    Of several images of an identity that are the same byte for byte one is used; images that are, and show two
+    identities, are left out.
 
     Args:
         index: the images; `without_useless_cameras` beforehand keeps queries whose positives are all of one camera.
@@ -378,7 +423,10 @@ def build(
     model = load(encoder, device=device)
     if not isinstance(model, IdentityEncoder):
         raise ValueError(f"{encoder} is a {type(model).__name__}, no encoder of images. Name one that embeds images.")
-    embedded = embed(index, model, rows, workers, progress)
+    paths = np.unique(index.paths[rows]).tolist()
+    bar = progress and rank() == 0
+    sha256 = from_all_ranks(hashes(index.root, paths, progress=bar) if rank() == 0 else {})[0]
+    embedded, copies, disputed = _distinct(index, embed(index, model, rows, workers, progress), sha256)
     asked = [rule.tau_quantile for rule in rules if rule.tau_quantile is not None]
     shares = sorted({*SHARES, *asked})
     similar = {split: dict(zip(shares, quantiles(index, embedded, split, shares), strict=True)) for split in splits}
@@ -397,28 +445,61 @@ def build(
         "skipped": {split: {level: made[split, level].skipped for level in levels} for split in splits},
         "quantiles": {split: {f"{share:g}": value for share, value in row.items()} for split, row in similar.items()},
         "unreadable": list(embedded.unreadable),
+        "copies": copies,
+        "disputed": disputed,
+        "identities": {split: len(np.unique(index.identities[embedded.sides(index, split)[0]])) for split in splits},
     }
-    return _manifest(index, made, meta, progress and rank() == 0)
+    return _manifest(index, made, meta, sha256)
+
+
+def _distinct(
+    index: IdentityIndex, embedded: Embedded, sha256: Mapping[str, str | None]
+) -> tuple[Embedded, list[str], list[str]]:
+    """Without what is there twice, byte for byte: bursts, exports and backups of photos hold many copies.
+
+    Found as the positive of its own query, a copy would ask nothing; under two identities, it has no right answer.
+
+    Returns:
+        the others, the first of several copies among them; "path: of path" of each copy; and "path: identity" of each
+        image of two identities.
+    """
+    groups: dict[tuple, list[int]] = {}
+    for row in embedded.rows.tolist():
+        image = _described(index, row)
+        groups.setdefault((sha256[image.path], image.box), []).append(row)
+    left, copies, disputed = set(), [], []
+    for first, *others in groups.values():
+        if len({int(index.identities[row]) for row in (first, *others)}) > 1:
+            left.update((first, *others))
+            disputed += [f"{index.paths[row]}: {index.names[index.identities[row]]}" for row in (first, *others)]
+        else:
+            left.update(others)
+            copies += [f"{index.paths[row]}: of {index.paths[first]}" for row in others]
+    kept = ~np.isin(embedded.rows, list(left))
+    vectors = embedded.vectors[torch.from_numpy(kept).to(embedded.vectors.device)]
+    return Embedded(embedded.rows[kept], vectors, embedded.unreadable), copies, disputed
 
 
 def _manifest(
-    index: IdentityIndex, made: Mapping[tuple[str, str], Galleries], meta: dict[str, Any], progress: bool
+    index: IdentityIndex,
+    made: Mapping[tuple[str, str], Galleries],
+    meta: dict[str, Any],
+    sha256: Mapping[str, str | None],
 ) -> Conversations:
-    """Rows of an index as a table, with a hash for each image file; they are read on rank 0 only.
+    """Rows of an index as a table, with a hash for each image file.
 
     Args:
         index: the images.
         made: split and level -> galleries.
         meta: what is known already.
-        progress: show a bar.
+        sha256: path -> of the file.
 
     Raises:
         ValueError: an image that could be embedded is gone.
     """
     rows = np.unique(np.concatenate([np.append(g.gallery[g.gallery >= 0], g.query) for g in made.values()]))
     paths = np.unique(index.paths[rows]).tolist()
-    sha256 = from_all_ranks(hashes(index.root, paths, progress=progress) if rank() == 0 else {})[0]
-    gone = [path for path, value in sha256.items() if value is None]
+    gone = [path for path in paths if sha256[path] is None]
     if gone:
         raise ValueError(
             f"{len(gone)} images of {index.root} are gone, such as {gone[0]}. Restore them and start again."

@@ -29,7 +29,7 @@ NO_POSITIVE = "no positive"
 TOO_FEW = "too few above tau"
 REASONS = (NO_POSITIVE, TOO_FEW)
 """Why a query makes no gallery: no other image of its identity (from another camera, by the rule), or fewer other
-identities above tau than a gallery needs."""
+identities above tau (from another camera, too) than a gallery needs."""
 
 _BINS = 2**20  # of similarity, over [-1, 1]
 _HISTC_ELEMENTS = 2**23  # torch.histc counts in float32, which is exact up to 2**24
@@ -42,11 +42,12 @@ class GalleryRule:
     """How a gallery is filled. Exactly one of `tau` and `tau_quantile` is given.
 
     Args:
-        k: images in a gallery; or (fewest, most), drawn for each query.
+        k: images in a gallery; or (fewest, most), drawn for each query. One image only where `no_match` is above 0.
         tau: similarity to the query that a distractor has to exceed.
         tau_quantile: tau as the share of the split's pairs of two identities that are at most that similar, since
             raw values do not carry over from one encoder to another; 0.9 leaves the most similar tenth.
-        cross_camera: the positive is of another camera, where cameras are known.
+        cross_camera: positive and distractors are of another camera than the query, where its camera is known: a
+            background that it shares with some of them would tell which.
         no_match: share of the galleries that hold distractors only. Where it is above 0, every query has to have
             one look-alike more, so that galleries with and without a match are made of the same queries.
         seed: of all choices.
@@ -66,6 +67,11 @@ class GalleryRule:
         fewest, most = self.sizes
         if not 1 <= fewest <= most:
             raise ValueError(f"k is {self.k!r}. Give a number from 1 on, or (fewest, most) with fewest <= most.")
+        if fewest == 1 and not self.no_match:
+            raise ValueError(
+                f"k is {self.k!r}: a gallery of one image that is always the right one asks nothing. Give k from 2 on, "
+                "or let no_match be above 0."
+            )
         if (self.tau is None) == (self.tau_quantile is None):
             raise ValueError(
                 f"tau is {self.tau} and tau_quantile {self.tau_quantile}. Give one of them, and None for the other."
@@ -185,9 +191,9 @@ def mine(
 ) -> Candidates:
     """Positives and distractors for one rank's part of the queries of a split.
 
-    Distractors are drawn uniformly among the identities that have an image above tau, and then uniformly among the
-    identity's images above tau. Queries without a positive or with too few such identities are counted, not made
-    easier.
+    Distractors are drawn uniformly among the identities that have an image above tau, from another camera by the rule,
+    and then uniformly among those images of the identity. Queries without a positive or with too few such identities
+    are counted, not made easier.
 
     Args:
         index: the images.
@@ -209,13 +215,17 @@ def mine(
     width = most - 1 + rule.spare
     none, no_rows = np.zeros(0, dtype=np.int64), np.zeros((0, width), dtype=np.int64)
     found = [Candidates(none, none, none, none, no_rows, {NO_POSITIVE: len(own) - len(findable)})]
-    gallery = _ByIdentity.build(index, embedded, images)
+    cameras = index.cameras if rule.cross_camera else np.full(len(index), -1)
+    gallery = _ByIdentity.build(index, embedded, images, cameras)
     step = max(1, block_bytes // max(1, _PAIR_BYTES * len(images) + _KEY_BYTES * len(gallery.identities)))
     for start in track(range(0, len(findable), step), f"Mining {split}, {rule.level}", disable=not progress):
         block = findable[start : start + step]
         numbers = torch.from_numpy(block)
         identities = torch.from_numpy(index.identities[block]).to(embedded.vectors.device)
-        available, drawn = gallery.draw(numbers, embedded.of(block), identities, tau, rule.seed, per_query, width)
+        seen_by = torch.from_numpy(cameras[block]).to(embedded.vectors.device)
+        available, drawn = gallery.draw(
+            numbers, embedded.of(block), identities, seen_by, tau, rule.seed, per_query, width
+        )
         size = fewest + random_keys(rule.seed, "size", numbers).numpy() % (most - fewest + 1)
         need = size - 1 + rule.spare
         enough = available >= need
@@ -236,22 +246,25 @@ class _ByIdentity:
     Args:
         rows: (N,) int64 rows of the index.
         vectors: (N, D) float32.
+        cameras: (N,) int64, -1 where they do not matter.
         identities: (I,) int64, rising.
         last: (I,) int64, position of the last image of each identity.
     """
 
     rows: np.ndarray
     vectors: Tensor
+    cameras: Tensor
     identities: Tensor
     last: Tensor
 
     @classmethod
-    def build(cls, index: IdentityIndex, embedded: Embedded, images: np.ndarray) -> "_ByIdentity":
+    def build(cls, index: IdentityIndex, embedded: Embedded, images: np.ndarray, cameras: np.ndarray) -> "_ByIdentity":
         rows = images[np.lexsort((images, index.identities[images]))]
         identities, counts = np.unique(index.identities[rows], return_counts=True)
         device = embedded.vectors.device
         last = torch.from_numpy(counts.cumsum() - 1).to(device)
-        return cls(rows, embedded.of(rows), torch.from_numpy(identities).to(device), last)
+        seen_by, names = torch.from_numpy(cameras[rows]).to(device), torch.from_numpy(identities).to(device)
+        return cls(rows, embedded.of(rows), seen_by, names, last)
 
     def of(self, identity: int) -> np.ndarray:
         """Rows of the images of an identity, rising."""
@@ -260,7 +273,15 @@ class _ByIdentity:
         return self.rows[first : int(self.last[place]) + 1]
 
     def draw(
-        self, queries: Tensor, vectors: Tensor, own: Tensor, tau: float, seed: int, per_query: int, most: int
+        self,
+        queries: Tensor,
+        vectors: Tensor,
+        own: Tensor,
+        cameras: Tensor,
+        tau: float,
+        seed: int,
+        per_query: int,
+        most: int,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Distractors of B queries.
 
@@ -268,6 +289,7 @@ class _ByIdentity:
             queries: (B,) rows of the index, which the draws depend on.
             vectors: (B, D).
             own: (B,) identities.
+            cameras: (B,) of the queries, -1 where they do not matter.
             tau: similarity to exceed.
             seed: of the draws.
             per_query: draws for each query.
@@ -279,7 +301,10 @@ class _ByIdentity:
         """
         # Images above tau up to each image, and up to the end of each identity: ranges of it are counts, and the n-th
         # image above tau is where it first reaches n.
-        seen = _above(vectors, self.vectors, tau).cumsum(1, dtype=torch.int32)
+        fitting = _above(vectors, self.vectors, tau)
+        if int(self.cameras.max()) >= 0:  # -2 is of no image
+            fitting &= self.cameras != torch.where(cameras >= 0, cameras, -2)[:, None]
+        seen = fitting.cumsum(1, dtype=torch.int32)
         upto = seen[:, self.last]
         before = F.pad(upto, (1, 0))[:, :-1]
         count = (upto - before).masked_fill_(self.identities == own[:, None], 0)

@@ -1,11 +1,14 @@
 """Reading image files as people have them: any mode, any orientation, some of them broken."""
 
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 _ORIENTATION, _FIRST_TURNED = 0x0112, 5  # EXIF: 5 to 8 lie on their side
+_TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
+_PNG_SIGNATURE, _PNG_TEXT = b"\x89PNG\r\n\x1a\n", (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"})
 
 
@@ -49,10 +52,35 @@ def image_size(path: Path) -> tuple[int, int]:
     try:
         with Image.open(path) as file:
             width, height = file.size
-            turned = file.getexif().get(_ORIENTATION, 1) >= _FIRST_TURNED
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            turned = _exif(file).get(_ORIENTATION, 1) >= _FIRST_TURNED
+            if file.format == "TIFF":  # Pillow gives the size as turned by the file's own tag
+                stored = file.tag_v2[_TIFF_WIDTH], file.tag_v2[_TIFF_HEIGHT]  # type: ignore[attr-defined]
+                turned = turned and file.size == stored
+    except (OSError, SyntaxError, ValueError, KeyError, Image.DecompressionBombError) as error:
         raise UnreadableImage("no such file" if isinstance(error, FileNotFoundError) else "not an image") from error
     return (height, width) if turned else (width, height)
+
+
+def _exif(file: Image.Image) -> Image.Exif:
+    """Of an open file; a PNG's without decoding it, which Pillow does in search of chunks that follow the pixels."""
+    if file.format != "PNG" or _says_more_after_pixels(file.fp):  # type: ignore[attr-defined]
+        return file.getexif()
+    return Image.Image.getexif(file)
+
+
+def _says_more_after_pixels(png: IO[bytes]) -> bool:
+    """Whether an orientation may stand behind a PNG's pixels. The place in the file stays."""
+    start, pixels = png.tell(), False
+    try:
+        png.seek(len(_PNG_SIGNATURE))
+        while len(head := png.read(8)) == 8 and head[4:] != b"IEND":
+            pixels = pixels or head[4:] == b"IDAT"
+            if pixels and head[4:] in _PNG_TEXT:
+                return True
+            png.seek(int.from_bytes(head[:4], "big") + 4, 1)  # the chunk and its checksum
+        return False
+    finally:
+        png.seek(start)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -1,5 +1,6 @@
 """From conversations with images to what a vision-language model and its experts take."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
@@ -225,8 +226,12 @@ class VLMProcessor:
 
     def unfit(self, example: Example) -> str | None:
         """Why an example's images cannot be taken, for those who would rather leave it out; None where they can."""
+        images, names = _pictures(example), example.names or example.keys
         try:
-            self._measure(example.names or example.keys, _pictures(example))
+            self._measure(names, images)
+            for image, name, category, box in zip(images, names, example.categories, example.boxes, strict=False):
+                if category in self.crops and box is not None:
+                    self._inside(self._supplied(category, image.size, box), image.size, name, box)
         except UnfitImage as error:
             return str(error)
         return None
@@ -284,20 +289,34 @@ class VLMProcessor:
 
     def _crop(self, category: str, image: Image.Image, box: Box | None, name: str) -> Image.Image:
         """What the expert of a category sees of an image."""
-        crop = self.crops[category]
         if box is not None:
-            x, y, w, h = replace(crop, labels=()).box([("", box)], *image.size)
+            part = self._supplied(category, image.size, box)
         else:
             detections = self.detector(image) if self.detector is not None else ()
             sure = [(label, found) for label, found, score in detections if score >= self.least_score]
-            x, y, w, h = crop.box(sure, *image.size)
-        left, top, right, bottom = round(x), round(y), round(x + w), round(y + h)
-        if not (0 <= left < right <= image.width and 0 <= top < bottom <= image.height):
-            raise UnfitImage(
-                f"{name}: the box {box or (x, y, w, h)} holds nothing of {image.width} x {image.height} pixels. "
-                "Give x, y, w, h in pixels inside the image, or none."
-            )
-        return image.crop((left, top, right, bottom))
+            part = self.crops[category].box(sure, *image.size)
+        return image.crop(self._inside(part, image.size, name, box))
+
+    def _supplied(self, category: str, size: tuple[int, int], box: Box) -> Box:
+        """A supplied box with its category's margin, cut at the image's border."""
+        return replace(self.crops[category], labels=()).box([("", box)], *size)
+
+    @staticmethod
+    def _inside(part: Box, size: tuple[int, int], name: str, box: Box | None) -> tuple[int, int, int, int]:
+        """x, y, w, h -> left, top, right, bottom in whole pixels.
+
+        Raises:
+            UnfitImage: nothing of the image lies in it.
+        """
+        x, y, w, h = part
+        if all(map(math.isfinite, box or part)):
+            left, top, right, bottom = round(x), round(y), round(x + w), round(y + h)
+            if 0 <= left < right <= size[0] and 0 <= top < bottom <= size[1]:
+                return left, top, right, bottom
+        raise UnfitImage(
+            f"{name}: the box {box or part} holds nothing of {size[0]} x {size[1]} pixels. "
+            "Give x, y, w, h in pixels inside the image, or none."
+        )
 
     # ------------------------------------------------------------------ tokens
 

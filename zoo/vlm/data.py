@@ -16,12 +16,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from zoo.cards import card
 from zoo.data.cameras import without_useless_cameras
-from zoo.data.conversations import Conversations, ImageRef, build
+from zoo.data.conversations import MINING, Conversations, ImageRef, build
 from zoo.data.embedded import from_all_ranks
 from zoo.data.galleries import GalleryRule
 from zoo.data.images import UnreadableImage, image_size, read_image
 from zoo.data.index import IdentityIndex
 from zoo.data.join import Source, read_sources
+from zoo.data.leaks import refuse_shared_identities
 from zoo.data.resuming import ResumableData
 from zoo.data.samplers import Key, ShardSampler, ShuffledSampler
 from zoo.distributed import rank, world_size
@@ -35,6 +36,7 @@ from zoo.world.base import default_cache
 log = logging.getLogger(__name__)
 
 _SPLIT = {"val_share": 0.1, "test_share": 0.3, "seed": 0}  # of layouts without a split of their own
+_TO_DO = {"fit": ("train", "train"), "validate": ("validate", "val"), "test": ("test", "test")}  # stage -> verb, split
 
 
 @dataclass(frozen=True)
@@ -223,6 +225,14 @@ class ConversationData(ResumableData):
         self.rules += [replace(rule, tau=None, tau_quantile=share) for share in tau_quantile or []]
         if self.world and not self.rules:
             raise ValueError("Neither data.tau nor data.tau_quantile is given. Give at least one level of difficulty.")
+        self._of_world_only = {
+            "k": k != 5,
+            "tau": bool(tau),
+            "tau_quantile": bool(tau_quantile),
+            "no_match": no_match != 0,
+            "per_query": per_query != 1,
+            "eval_conversations": eval_conversations != 200,
+        }
         self.per_query, self.eval_conversations = per_query, eval_conversations
         self.batch_size, self.eval_batch_size, self.steps_per_epoch = batch_size, eval_batch_size, steps_per_epoch
         self.workers, self.max_unreadable, self.seed = workers, max_unreadable, seed
@@ -241,21 +251,43 @@ class ConversationData(ResumableData):
         """Load the conversations, or mine them with all processes and keep them for the next run.
 
         Raises:
-            ValueError: mined with another encoder, images that are missing or changed, or no conversation for what is
-                to be done.
+            ValueError: mined with another encoder, images that are missing or changed, identities that are in training
+                and held out, or no conversation for what is to be done.
         """
         if not self.conversations:
             self.conversations = [self._loaded(source) for source in self.galleries]
             self.conversations += [self._of_world(category, wing) for category, wing in self.world.items()]
+            refuse_shared_identities(self.conversations)
             self.no_match = any((conversations.column("answer") == 0).any() for conversations in self.conversations)
-        for split in {"fit": ("train",), "validate": ("val",), "test": ("test",)}.get(stage or "", ()):
+            if rank() == 0:
+                self._name_idle()
+        if stage in _TO_DO:
+            what, split = _TO_DO[stage]
             if not len(self.rows(split)):
                 skipped = [conversations.meta["skipped"].get(split) for conversations in self.conversations]
+                remedy = (
+                    "data.tau, data.tau_quantile or data.k" if self.world else "--tau, --tau_quantile or --k and mine"
+                )
                 raise ValueError(
-                    f"There is no conversation to {stage} with: all queries of the {split} split were skipped "
-                    f"({skipped}). Lower tau or k, or add images."
+                    f"There is no conversation to {what} with: all queries of the {split} split were skipped "
+                    f"({skipped}). Lower {remedy}{'' if self.world else ' again'}, or add images."
                 )
             self._name_empty(split)
+        if stage == "fit" and rank() == 0:
+            self._name_lacking()
+
+    def _name_idle(self) -> None:
+        """Say which settings do nothing, beside manifests."""
+        idle = [f"data.{name}" for name, differs in self._of_world_only.items() if differs and self.galleries]
+        if idle:
+            log.info("Not used, since manifests were mined with settings of their own: %s.", ", ".join(idle))
+
+    def _name_lacking(self) -> None:
+        """Say before training what cannot be done after it."""
+        for sentence in (sentence for conversations in self.conversations for sentence in conversations.lacking()):
+            log.warning("%s", sentence)
+        if not self.tests:
+            log.warning("There is no conversation in the test split: nothing is going to be tested after training.")
 
     def _name_empty(self, split: str) -> None:
         """Say which levels of which category take no part in a score."""
@@ -275,7 +307,7 @@ class ConversationData(ResumableData):
 
     def _of_world(self, category: str, wing: World) -> Conversations:
         """Mined with all processes, and kept beside the worlds for the next run."""
-        made_from: list[Any] = [category, wing.folder, card(self.encoder).weights.sha256]
+        made_from: list[Any] = [MINING, category, wing.folder, card(self.encoder).weights.sha256]
         made_from += [[asdict(rule) for rule in self.rules]]
         made_from += [self.per_query, self.eval_conversations]
         key = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:12]
@@ -319,6 +351,11 @@ class ConversationData(ResumableData):
         found = [str(level) for column in columns for level in np.unique(column)]
         given = [rule.level for rule in self.rules if rule.level in found]
         return [*given, *sorted(set(found) - set(given))]
+
+    @property
+    def tests(self) -> bool:
+        """Whether there are conversations to test on."""
+        return len(self.rows("test")) > 0
 
     @property
     def validates(self) -> bool:

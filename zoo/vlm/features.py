@@ -5,8 +5,9 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from functools import lru_cache
 from io import FileIO
 from pathlib import Path
@@ -16,6 +17,9 @@ from uuid import uuid4
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from zoo.module import ZooModule
+from zoo.registry import class_path_of
 
 _DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 # What an index file holds for each image; the check covers the fields before it.
@@ -250,6 +254,26 @@ def _raw(tokens: Tensor) -> memoryview:
     return tokens.reshape(-1).view(torch.uint8).numpy().data
 
 
+def settings_of(config: Any, without: Collection[str] = ()) -> dict[str, Any]:
+    """What a configuration of transformers sets otherwise than its class does, so that entries that another version
+    of transformers adds, with their defaults, make no other model of it.
+
+    Args:
+        config: of transformers; {} of anything else.
+        without: further names that are left out.
+    """
+    if not hasattr(config, "to_dict"):
+        return {}
+    parts = {name: part for name, part in vars(config).items() if hasattr(part, "to_dict") and name not in without}
+    usual = type(config)().to_dict()
+    own = {
+        name: value
+        for name, value in config.to_dict().items()
+        if name not in {*parts, *without, *_NO_CONFIG} and (name not in usual or usual[name] != value)
+    }
+    return own | {name: settings_of(part) for name, part in parts.items()}
+
+
 def _digests(keys: Sequence[str]) -> np.ndarray:
     """(K,) S16; numpy drops zeros at the end of each, from all of them alike."""
     return np.array([hashlib.sha256(key.encode()).digest()[:16] for key in keys], dtype="S16")
@@ -291,12 +315,14 @@ def model_key(model: nn.Module) -> str:
     """Hash of a tower's class, configuration and weights: other weights, other features.
 
     Args:
-        model: anything with a state dict, and with a `config` that has `to_dict` where it comes from transformers.
+        model: anything with a state dict; with a `config` that has `to_dict` where it comes from transformers. Of a
+            component of the zoo, its arguments and its transform count, too.
     """
-    config: Any = getattr(model, "config", None)
-    plain = config.to_dict() if hasattr(config, "to_dict") else {}
-    kept = {name: value for name, value in plain.items() if name not in _NO_CONFIG}
-    digest = hashlib.sha256(f"{type(model).__name__} {json.dumps(kept, sort_keys=True, default=str)}".encode())
+    said: list[Any] = [type(model).__name__, settings_of(getattr(model, "config", None))]
+    if isinstance(model, ZooModule):
+        transform = getattr(model, "transform", None)
+        said += [class_path_of(type(model)), model.init_args(), transform and asdict(transform)]
+    digest = hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(_raw(tensor.detach().cpu().contiguous()))

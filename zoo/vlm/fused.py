@@ -14,6 +14,8 @@ from zoo.module import ZooModule
 from zoo.vlm.batch import IGNORED, VLMBatch
 from zoo.vlm.families import family_of
 
+_ROWS_AT_ONCE = 2**14  # of a head
+
 
 @dataclass
 class Seen:
@@ -219,7 +221,7 @@ class FusedVLM(ZooModule):
             positions = (positions + shift.repeat_interleave(count, 0)).expand(3, -1, -1)
         after = inner(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True)
         before = prompt[0][:, -1:].repeat_interleave(count, 0)
-        logits = head(torch.cat([before, after[0][:, :-1]], dim=1)).float()
+        logits = exact_logits(head, torch.cat([before, after[0][:, :-1]], dim=1))
         scores = logits.log_softmax(-1).gather(2, ids[..., None])[..., 0].masked_fill(~there, 0).sum(1)
         return scores.masked_fill(~there.any(1), -torch.inf).view(-1, count)
 
@@ -232,6 +234,24 @@ class FusedVLM(ZooModule):
         if hasattr(self.vlm.model, "rope_deltas"):
             return None
         return (batch.attention_mask.cumsum(1) - 1).clamp(min=0)
+
+
+def exact_logits(head: nn.Linear, hidden: Tensor) -> Tensor:
+    """A head's logits in float32, whatever its type: in bfloat16, those about 20 are 0.125 apart, and options tie.
+
+    Args:
+        head: the language model's.
+        hidden: (..., H) last hidden states.
+
+    Returns:
+        (..., V) float32.
+    """
+    with torch.autocast(hidden.device.type, enabled=False):
+        hidden = hidden.float()
+        # Piece by piece: a whole copy of a large head would take a gigabyte.
+        parts = [nn.functional.linear(hidden, weight.float()) for weight in head.weight.split(_ROWS_AT_ONCE)]
+        logits = torch.cat(parts, dim=-1)
+    return logits if head.bias is None else logits + head.bias.float()
 
 
 def per_image(identities: Tensor, image: Tensor, count: int) -> tuple[Tensor, Tensor]:

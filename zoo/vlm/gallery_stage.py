@@ -19,6 +19,7 @@ from zoo.vlm.fused import FusedVLM, Seen
 from zoo.vlm.prompts import option_ids, options, parse_choice
 from zoo.vlm.towers import CachedTowers
 
+_NEVER_NONE = ("expert", "general")  # they always name an image
 _SPARE_TOKENS = 4  # that a written answer may have beyond the longest option
 
 
@@ -28,7 +29,9 @@ class GalleryStage(ZooModule):
     `accuracy` compares the log-likelihoods of the options, `written` reads what the model writes (tests only),
     `expert` takes the gallery image that is most similar to the query for the expert alone (eq. 2), `general` the one
     that is for the encoder that the galleries were mined with, and `chance` is what guessing gives. Each is a mean over
-    the categories, and also given for every category and level of difficulty.
+    the categories, and also given for every category and level of difficulty. `expert` and `general` cannot say that
+    none matches: they are of the conversations with a match only; `no_match` is the share of those without, where
+    there are any. Of an expert's patch tokens there is no `expert`: they are not the vector of eq. 2.
 
     Args:
         optim: optimiser and schedule.
@@ -113,11 +116,10 @@ class GalleryStage(ZooModule):
         return torch.tensor([-1 if choice is None else choice for choice in found])
 
     def by_expert(self, batch: VLMBatch, seen: Seen) -> Tensor:
-        """(B,) the gallery image most similar to the query, to the expert alone (eq. 2)."""
+        """(B,) the gallery image most similar to the query, to the expert alone (eq. 2), by one vector an image."""
         vectors: dict[int, Tensor] = {}
         for category, identity in seen.identities.items():
-            pooled = F.normalize(identity.float().sum(dim=1), dim=1)  # one vector, or the direction of patch tokens
-            vectors |= dict(zip(batch.experts[category].image.tolist(), pooled, strict=True))
+            vectors |= dict(zip(batch.experts[category].image.tolist(), identity[:, 0].float(), strict=True))
         chosen, first = [], 0
         for conversation in batch.examples:
             query = first + len(conversation.gallery)
@@ -149,7 +151,7 @@ class GalleryStage(ZooModule):
         """Metrics of every category and level, the same on every rank."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         self._groups = {pair: number for number, pair in enumerate(product(data.categories, data.levels))}
-        if set(data.categories) <= set(self.fused.experts):
+        if set(data.categories) <= set(self.fused.experts) and not self.fused.patch_tokens:
             names = (*names, "expert")
         groups = [f"{category}/{level}" for category, level in self._groups]
         self._metrics = {name: ChoiceAccuracy(groups).to(self.device) for name in names}
@@ -158,7 +160,8 @@ class GalleryStage(ZooModule):
         if name in self._metrics:
             answers = torch.tensor([conversation.answer for conversation in batch.examples])
             groups = torch.tensor([self._groups[c.category, c.level] for c in batch.examples])
-            self._metrics[name].update(chosen.cpu(), answers, groups)
+            counts = answers > 0 if name in _NEVER_NONE else torch.ones_like(answers, dtype=torch.bool)
+            self._metrics[name].update(chosen.cpu()[counts], answers[counts], groups[counts])
 
     def on_validation_epoch_end(self) -> None:
         self._report("val")
@@ -169,13 +172,16 @@ class GalleryStage(ZooModule):
     def _report(self, split: str) -> None:
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         cells = {"chance": data.chance(split)}
-        scores = {}
+        scores, examples = {}, {}
         for name, metric in self._metrics.items():
             found = {key: float(value) for key, value in metric.compute().items()}
+            examples[name] = found["examples"]
             cells[name] = {pair: found[f"accuracy/{pair[0]}/{pair[1]}"] for pair in self._groups}
             if name == "written":
                 scores[f"{split}/unparsed"] = found["unparsed"]
-            scores[f"{split}/conversations"] = found["examples"]
+        scores[f"{split}/conversations"] = examples["accuracy"]
+        if data.no_match and examples["accuracy"]:
+            scores[f"{split}/no_match"] = 1 - examples["general"] / examples["accuracy"]
         for name, shares in cells.items():
             scores |= {f"{split}/{where}{name}": share for where, share in _summed_up(shares).items()}
         if self.trainer.sanity_checking:

@@ -1,9 +1,11 @@
 """MatchStage: stage 1 of IIR-VLM. The model learns to say which image of a gallery shows the instance of a query."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any, Literal
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -12,12 +14,13 @@ from zoo.categories import find_category
 from zoo.contracts import FusionAdapter, IdentityEncoder
 from zoo.distributed import sum_over_ranks, world_size
 from zoo.module import Optim
-from zoo.vlm.batch import VLMBatch, VLMProcessor
+from zoo.vlm.batch import Detection, VLMBatch, VLMProcessor
 from zoo.vlm.component import located
 from zoo.vlm.families import load_vlm
 from zoo.vlm.features import model_key
 from zoo.vlm.fused import FusedVLM
 from zoo.vlm.gallery_stage import GalleryStage
+from zoo.vlm.towers import tower_key
 
 _MADE_OF = "made_of"
 
@@ -42,6 +45,8 @@ class MatchStage(GalleryStage):
         gate_lr: learning rate of the adapters' gates, which start at 0; not decayed.
         cache: folder where features of the frozen towers are kept, so that each image is seen once only; null runs
             the towers in every step.
+        detector: class of what finds instances in images without a box: an RGB image goes in, `Detection`s come out;
+            null shows experts the whole image.
         writes: whether a test also lets the model write its answers, beside scoring the options.
         optim: optimiser and schedule.
         freeze: what does not train either, by name; `*` matches anything.
@@ -61,6 +66,7 @@ class MatchStage(GalleryStage):
         max_tokens: int | None = None,
         gate_lr: float = 1e-2,
         cache: str | None = None,
+        detector: Callable[[Image.Image], Sequence[Detection]] | None = None,
         writes: bool = True,
         optim: Optim = Optim(lr=1e-4, warmup=0.03),  # noqa: B008  (frozen)
         freeze: list[str] | None = None,
@@ -72,7 +78,7 @@ class MatchStage(GalleryStage):
         self.before_projector, self.patch_tokens = before_projector, patch_tokens
         self.dtype_name, self.attention, self.gradient_checkpointing = dtype, attention, gradient_checkpointing
         self.token_budget = (min_tokens, max_tokens)
-        self.gate_lr = gate_lr
+        self.gate_lr, self.detector = gate_lr, detector
 
     # ------------------------------------------------------------------ parts
 
@@ -84,7 +90,9 @@ class MatchStage(GalleryStage):
         if self.gradient_checkpointing:
             vlm.gradient_checkpointing_enable({"use_reentrant": False})
         experts = {category: self._load_expert(category, card) for category, card in self.expert_names.items()}
-        self.made_of = {"vlm": model_key(vlm), **{category: model_key(expert) for category, expert in experts.items()}}
+        self.made_of = {"vlm": model_key(vlm)}
+        for category, expert in experts.items():
+            self.made_of[category] = tower_key(expert, asdict(find_category(category).crop))
         with self.seeded():
             self.fused = FusedVLM(vlm, experts, self.make_adapter, self.before_projector, self.patch_tokens)
         self.batcher = VLMProcessor(
@@ -93,6 +101,7 @@ class MatchStage(GalleryStage):
             vlm.config,
             *self.token_budget,
             experts={category: expert.transform for category, expert in experts.items()},
+            detector=self.detector,
         )
         self.apply_freezing()
 
@@ -120,9 +129,15 @@ class MatchStage(GalleryStage):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """
         Raises:
-            ValueError: trained with other frozen parts, or tensors are missing, left over or of another shape.
+            ValueError: trained with other frozen parts or it does not say with which, or tensors are missing, left
+                over or of another shape.
         """
-        for part, key in checkpoint.get(_MADE_OF, {}).items():
+        if _MADE_OF not in checkpoint:
+            raise ValueError(
+                "The checkpoint does not say which model and experts it was trained with. "
+                "Give one that a run of recipes.vlm_stage1 has saved."
+            )
+        for part, key in checkpoint[_MADE_OF].items():
             if part not in self.made_of:
                 raise ValueError(
                     f"The checkpoint was trained with an expert for {part}, and model.experts names "
@@ -131,8 +146,8 @@ class MatchStage(GalleryStage):
             if self.made_of[part] != key:
                 name = self.vlm_name if part == "vlm" else self.expert_names[part]
                 raise ValueError(
-                    f"The checkpoint was trained with another {part} than {name}: its weights had the hash {key[:12]}, "
-                    f"these have {self.made_of[part][:12]}. Name the one that it was trained with, and its model.dtype."
+                    f"The checkpoint was trained with another {part} than {name}: that had the hash {key[:12]}, this "
+                    f"has {self.made_of[part][:12]}. Name the one that it was trained with, and its model.dtype."
                 )
         frozen = {name: tensor for name, tensor in self.state_dict().items() if name not in self._trained}
         checkpoint["state_dict"] = frozen | checkpoint["state_dict"]

@@ -1,6 +1,6 @@
 """PretrainData: what a small vision-language model learns from: captions of scenes and of portraits, easy galleries."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -33,10 +33,18 @@ class Told(NamedTuple):
 
 
 class ToldDataset(Dataset[Example | Unread]):
-    """Images with answers; which of several is given is drawn by (seed, epoch, row)."""
+    """Images with answers; which of several is given is drawn by (seed, epoch, row).
 
-    def __init__(self, items: Sequence[Told], seed: int = 0, decode: bool = True) -> None:
-        self.items, self.seed, self.decode = items, seed, decode
+    Args:
+        items: images with answers.
+        seed: of the draws.
+        decode, unkept: as in `ConversationDataset`.
+    """
+
+    def __init__(
+        self, items: Sequence[Told], seed: int = 0, decode: bool = True, unkept: Collection[Path] = ()
+    ) -> None:
+        self.items, self.seed, self.decode, self.unkept = items, seed, decode, unkept
 
     def __len__(self) -> int:
         return len(self.items)
@@ -44,7 +52,7 @@ class ToldDataset(Dataset[Example | Unread]):
     def __getitem__(self, key: Key) -> Example | Unread:
         path, question, answers = self.items[key.row]
         try:
-            image = open_image(path, self.decode)
+            image = open_image(path, self.decode or path in self.unkept)
         except UnreadableImage as error:
             return Unread(str(error))
         content = [{"type": "image", "image": image}, {"type": "text", "text": question}]
@@ -61,7 +69,7 @@ class EasyDataset(ConversationDataset):
         same: share of galleries whose query is the right image itself.
         strange: share of galleries whose other images are of any category.
         seed: of the draws.
-        decode: as in `ConversationDataset`.
+        decode, unkept: as in `ConversationDataset`.
     """
 
     def __init__(
@@ -72,8 +80,9 @@ class EasyDataset(ConversationDataset):
         strange: float,
         seed: int = 0,
         decode: bool = True,
+        unkept: Collection[Path] = (),
     ) -> None:
-        super().__init__(conversations, rows, no_match=False, decode=decode)
+        super().__init__(conversations, rows, no_match=False, decode=decode, unkept=unkept)
         self.same, self.strange, self.seed = same, strange, seed
 
     def images_of(self, key: Key) -> list[tuple[Path, ImageRef]]:
@@ -116,7 +125,8 @@ class PretrainData(ConversationData):
 
     Args:
         scenes: scenes with several instances and their captions; null for none.
-        told: share of a training batch that is captions, of scenes and of portraits alike; the rest is galleries.
+        told: share of a training batch that is captions, of scenes and of portraits alike, to the nearest number that
+            all processes have equally many of; the rest is galleries.
         same: share of the training galleries whose query is the right image itself.
         strange: share of the training galleries whose other images are of any category.
         world: category -> wing, for portraits and galleries.
@@ -202,11 +212,13 @@ class PretrainData(ConversationData):
             yield from (part["text"] for part in question[0]["content"] if part["type"] == "text")
 
     def train_dataloader(self) -> DataLoader:
-        captions = round(self.told * self.batch_size)
+        # Equally many on each process, and on none without any that were asked for.
+        captions = world_size() * max(round(self.told * self.batch_size / world_size()), int(self.told > 0))
         galleries = EasyDataset(
-            self.conversations, self.rows("train"), self.same, self.strange, self.seed, self._decodes
+            self.conversations, self.rows("train"), self.same, self.strange, self.seed, self._decodes, self.unkept
         )
-        sizes = {ToldDataset(self.items, self.seed, self._decodes): captions, galleries: self.batch_size - captions}
+        told = ToldDataset(self.items, self.seed, self._decodes, self.unkept)
+        sizes = {told: captions, galleries: self.batch_size - captions}
         parts = {part: size for part, size in sizes.items() if size}
         samplers = [
             ShuffledSampler(np.arange(len(part)), size, self.seed, rank(), world_size())  # type: ignore[arg-type]

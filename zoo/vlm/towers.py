@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,16 +11,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from rich.progress import track
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from zoo.categories import Box
+from zoo.data.conversations import Conversation
 from zoo.data.embedded import from_all_ranks
 from zoo.data.images import UnreadableImage, read_image
 from zoo.data.samplers import Key, ShardSampler
 from zoo.distributed import rank, world_size
+from zoo.registry import class_path_of
 from zoo.vlm.batch import Example, VLMBatch, VLMProcessor, crop_key
-from zoo.vlm.features import FeatureCache, image_key, model_key
+from zoo.vlm.features import FeatureCache, image_key, model_key, settings_of
 from zoo.vlm.fused import FusedVLM, Seen
 
 _AT_ONCE = 64  # images through the towers
@@ -55,10 +58,12 @@ class CachedTowers:
             )
         vlm: Any = fused.vlm
         self.fused, self.batcher = fused, batcher
+        # Which layer of the tower counts, and how, stands in the whole model's configuration.
         resolution = [batcher.processor.image_processor.to_dict(), batcher.options]
+        resolution.append(settings_of(vlm.config, without=("text_config",)))
         self.tower = FeatureCache(
             folder,
-            _key(vlm.get_submodule(fused.family.tower), resolution),
+            tower_key(vlm.get_submodule(fused.family.tower), resolution),
             fused.family.widths(vlm.config)[0],
             vlm.dtype,
         )
@@ -66,7 +71,10 @@ class CachedTowers:
         experts: Any = fused.experts
         self.experts = {
             category: FeatureCache(
-                folder, _key(expert, [batcher.sizes[category], kind]), expert.embed_dim, torch.float32
+                folder,
+                tower_key(expert, [asdict(batcher.crops[category]), *_detected(batcher), kind]),
+                expert.embed_dim,
+                torch.float32,
             )
             for category, expert in experts.items()
         }
@@ -75,25 +83,28 @@ class CachedTowers:
         """As `FusedVLM.see`, without running anything.
 
         Raises:
-            KeyError: an image that has not been kept.
+            ValueError: an image that has not been kept.
         """
         device = batch.input_ids.device
-        tokens, counts = self._found(self.tower, batch.keys)
+        tokens, counts = self._found(self.tower, batch.keys, batch)
         identities = {}
         for category, cache in self.experts.items():
             if category in batch.experts:
                 crops = batch.experts[category].keys
-                vectors, each = self._found(cache, crops)
+                vectors, each = self._found(cache, crops, batch)
                 shape = (len(crops), int(each[0]) if len(each) else 1, cache.width)
                 identities[category] = vectors.view(shape).to(device)
         return Seen(tokens.to(device), counts.to(device), identities)
 
     @staticmethod
-    def _found(cache: FeatureCache, keys: Sequence[str]) -> tuple[Tensor, Tensor]:
+    def _found(cache: FeatureCache, keys: Sequence[str], batch: VLMBatch) -> tuple[Tensor, Tensor]:
         found = cache.get(keys)
         if found is None:
-            missing = [keys[place] for place in cache.missing(keys)]
-            raise KeyError(f"{len(missing)} images are not in the feature cache {cache.folder}, such as {missing[0]}.")
+            names = "\n  ".join(dict.fromkeys(path for example in batch.examples for path in _paths_of(example)))
+            raise ValueError(
+                f"{len(cache.missing(keys))} images of a batch are not in the feature cache {cache.folder}: their "
+                f"files were changed since it was filled. Run again. They are among:\n  {names}"
+            )
         return found
 
     def fill(self, images: Sequence[KeptImage], workers: int) -> list[Path]:
@@ -108,9 +119,10 @@ class CachedTowers:
         Returns:
             those that could not be kept, since they cannot be read or taken.
         """
-        # Shared out before looking: what another process has kept by now must not change whose an image is.
-        own = images[rank() :: world_size()]
-        wanted = [image for image in own if self._lacks(image)]
+        # Agreed on before anyone starts: what another process has kept by now must not change whose an image is.
+        own = [number for number in range(rank(), len(images), world_size()) if self._lacks(images[number])]
+        lacking = sorted(sum(from_all_ranks(own), []))
+        wanted = [images[number] for number in lacking[rank() :: world_size()]]
         loader = DataLoader(
             _Images(wanted),
             batch_size=_AT_ONCE,
@@ -162,7 +174,7 @@ class _Images(Dataset[Example | None]):
         except UnreadableImage:
             return None  # named when a conversation asks for it
         message = {"role": "user", "content": [{"type": "image", "image": image}]}
-        return Example([message], "", path, (image_key(path, ()),), (category,), (box,))
+        return Example([message], "", path, (image_key(path, ()),), (category,), (box,), (str(path),))
 
 
 def _collate(batcher: VLMProcessor, items: Sequence[Example | None]) -> VLMBatch | None:
@@ -170,7 +182,27 @@ def _collate(batcher: VLMProcessor, items: Sequence[Example | None]) -> VLMBatch
     return batcher(examples, for_generation=True) if examples else None
 
 
-def _key(tower: Any, resolution: Any) -> str:
-    """Hash of a tower and of what decides how large images are when it sees them."""
-    said = json.dumps([model_key(tower), resolution], sort_keys=True, default=str)
+def _detected(batcher: VLMProcessor) -> list[Any]:
+    """What decides where an expert looks in an image without a box."""
+    detector = batcher.detector
+    if detector is None:
+        return []
+    named: Any = detector if hasattr(detector, "__qualname__") else type(detector)
+    plain = {
+        name: value for name, value in getattr(detector, "__dict__", {}).items() if isinstance(value, str | int | float)
+    }
+    weights = model_key(detector) if isinstance(detector, nn.Module) else None
+    return [class_path_of(named), plain, weights, batcher.least_score]
+
+
+def _paths_of(example: Any) -> list[str]:
+    """Files of the images of what a batch was made from."""
+    if isinstance(example, Conversation):
+        return [image.path for image in (*example.gallery, example.query)]
+    return [str(example)]
+
+
+def tower_key(tower: Any, seen: Any) -> str:
+    """Hash of a tower and of what decides what it sees of an image, and how large."""
+    said = json.dumps([model_key(tower), seen], sort_keys=True, default=str)
     return hashlib.sha256(said.encode()).hexdigest()[:32]

@@ -1,0 +1,62 @@
+"""PretrainData: what cannot be kept is read, and every process gets equally many captions."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from tests.vlm.rig import galleries, rows
+from zoo.data.samplers import Key
+from zoo.vlm import pretrain_data as module
+from zoo.vlm.batch import Example
+from zoo.vlm.data import Unread
+from zoo.vlm.pretrain_data import JoinedDataset, PretrainData, Told
+from zoo.world import Pets
+
+
+def data_of(folder: Path, **options: object) -> PretrainData:
+    """Two captions and four galleries of one set of photos, for a model that keeps features."""
+    data = PretrainData({"pet": Pets()}, **{"batch_size": 4, "workers": 0, "steps_per_epoch": 3, **options})  # type: ignore[arg-type]
+    data.conversations = [galleries(folder, "pet", rows("train", 4), identities=6)]
+    data.__dict__["items"] = [Told(folder / f"{name}_0.jpg", "What?", ("a cat",)) for name in ("00", "01")]
+    strategy = SimpleNamespace(root_device=torch.device("cpu"))
+    data.trainer = SimpleNamespace(  # type: ignore[assignment]
+        lightning_module=SimpleNamespace(cache="kept", batcher=None), strategy=strategy
+    )
+    return data
+
+
+def test_an_image_that_could_not_be_kept_is_read_and_left_out(tmp_path: Path) -> None:
+    """Its header alone looks as if it were whole."""
+    data = data_of(tmp_path, same=0.5, strange=0.5)
+    broken = tmp_path / "00_0.jpg"
+    broken.write_bytes(broken.read_bytes()[:-200])
+    joined = data.train_dataloader().dataset
+    assert isinstance(joined, JoinedDataset) and len(joined) == 6
+    keys = [Key(epoch, row) for epoch in range(3) for row in range(6)]
+    assert all(isinstance(joined[key], Example) for key in keys)
+    hit = {key for key in keys if key.row == 0}
+    easy = joined.parts[1]
+    hit |= {
+        key
+        for key in keys
+        if key.row > 1 and broken in [p for p, _ in easy.images_of(Key(key.epoch, key.row - 2))]  # type: ignore[attr-defined]
+    }
+    data.unkept.add(broken)
+    found = {key for key in keys if isinstance(joined[key], Unread)}
+    assert found == hit and {key.row for key in found} - {0}, "galleries, too"
+    assert "00_0.jpg" in joined[Key(0, 0)].reason  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("told", "processes", "expected"), [(0.15, 1, 10), (0.15, 4, 8), (0.01, 4, 4), (0.0, 4, 0), (1.0, 4, 64)]
+)
+def test_captions_are_shared_evenly(
+    told: float, processes: int, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "world_size", lambda: processes)
+    loader = data_of(tmp_path, told=told, batch_size=64).train_dataloader()
+    drawn = list(loader.sampler)
+    captions = sum(key.row < 2 for key in drawn[: 64 // processes]) if expected else 0
+    assert captions * processes == expected and len(drawn) == 3 * 64 // processes
