@@ -411,7 +411,9 @@ def test_a_world_whose_test_identities_are_too_few_is_named():
     few = Pets(families=3, members=2, views=2, size=32)
     data = ConversationData(world={"pet": few}, k=20, tau=[-1.0])
     data.prepare_data()
-    with pytest.raises(ValueError, match=r"no conversation to test with: .*too few above tau.*Lower tau or k"):
+    with pytest.raises(
+        ValueError, match=r"no conversation to test with: .*too few above tau.*Lower data.tau, data.*data.k"
+    ):
         data.setup("test")
 
 

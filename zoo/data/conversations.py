@@ -467,7 +467,8 @@ def _distinct(
     for row in embedded.rows.tolist():
         image = _described(index, row)
         groups.setdefault((sha256[image.path], image.box), []).append(row)
-    left, copies, disputed = set(), [], []
+    left: set[int] = set()
+    copies, disputed = [], []
     for first, *others in groups.values():
         if len({int(index.identities[row]) for row in (first, *others)}) > 1:
             left.update((first, *others))
