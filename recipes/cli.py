@@ -1,5 +1,6 @@
 """The command line of every recipe: `python -m recipes.<recipe> {fit,validate,test,predict} [flags]`."""
 
+import atexit
 import ctypes
 import errno
 import logging
@@ -331,8 +332,16 @@ def _set_up_process() -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's, about torch
     warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # scores are already of all ranks
     warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")  # what is frozen is
+    atexit.unregister(_leave_group)
+    atexit.register(_leave_group)
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
     logging.getLogger("zoo").setLevel(logging.INFO)
+
+
+def _leave_group() -> None:
+    """Stop the threads of distributed processes before the interpreter goes: it would be aborted by those that run."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _is_ours(error: RuntimeError) -> bool:
