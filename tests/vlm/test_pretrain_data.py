@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -37,11 +38,11 @@ def test_an_image_that_could_not_be_kept_is_read_and_left_out(tmp_path: Path) ->
     keys = [Key(epoch, row) for epoch in range(3) for row in range(6)]
     assert all(isinstance(joined[key], Example) for key in keys)
     hit = {key for key in keys if key.row == 0}
-    easy = joined.parts[1]
+    easy: Any = joined.parts[1]
     hit |= {
         key
         for key in keys
-        if key.row > 1 and broken in [p for p, _ in easy.images_of(Key(key.epoch, key.row - 2))]  # type: ignore[attr-defined]
+        if key.row > 1 and broken in [p for p, _ in easy.images_of(Key(key.epoch, key.row - 2), *easy.at(key.row - 2))]
     }
     data.unkept.add(broken)
     found = {key for key in keys if isinstance(joined[key], Unread)}

@@ -1,6 +1,7 @@
 """Which images a step sees. Stateless: the order is a function of (seed, epoch, step) and of nothing else, so
 neither a resume nor the number of workers can change it."""
 
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -15,7 +16,37 @@ class Key(NamedTuple):
     row: int
 
 
-class PKSampler(Sampler[Key]):
+class StepSampler(Sampler[Key]):
+    """Base of the samplers of training: a batch is a function of (epoch, step), so that a pass may start anywhere.
+
+    Subclasses set `steps`, the length of an epoch in batches.
+    """
+
+    steps: int
+    epoch = 0
+    first_step = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the trainer at the start of every epoch."""
+        if epoch != self.epoch:
+            self.epoch, self.first_step = epoch, 0
+
+    def resume(self, epoch: int, step: int) -> None:
+        """Start the next pass at this step of this epoch, as if the steps before had been drawn."""
+        self.epoch, self.first_step = epoch, step
+
+    def __iter__(self) -> Iterator[Key]:
+        epoch, first = self.epoch, self.first_step
+        self.first_step = 0
+        for step in range(first, self.steps):
+            yield from (Key(epoch, row) for row in self.batch(epoch, step))
+
+    @abstractmethod
+    def batch(self, epoch: int, step: int) -> list[int]:
+        """Rows of this rank's part of one batch."""
+
+
+class PKSampler(StepSampler):
     """Batches of P identities with K images each, as metric learning needs them.
 
     Every pass over the identities is a permutation of its own, cut into groups of P; what is left over by the cut
@@ -70,8 +101,6 @@ class PKSampler(Sampler[Key]):
         self.steps = steps if steps is not None else max(1, len(rows) // (p * k))
         self.kinds_per_batch = kinds_per_batch
         self._of_kind = [] if kinds is None or not kinds_per_batch else self._sorted_by(kinds)
-        self.epoch = 0
-        self.first_step = 0
 
     def _sorted_by(self, kinds: np.ndarray) -> list[np.ndarray]:
         """The identities of each kind that has enough of them."""
@@ -93,21 +122,6 @@ class PKSampler(Sampler[Key]):
 
     def __len__(self) -> int:
         return self.steps * self.p * self.k // self.world_size
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by the trainer at the start of every epoch."""
-        if epoch != self.epoch:
-            self.epoch, self.first_step = epoch, 0
-
-    def resume(self, epoch: int, step: int) -> None:
-        """Start the next pass at this step of this epoch, as if the steps before had been drawn."""
-        self.epoch, self.first_step = epoch, step
-
-    def __iter__(self) -> Iterator[Key]:
-        epoch, first = self.epoch, self.first_step
-        self.first_step = 0
-        for step in range(first, self.steps):
-            yield from (Key(epoch, row) for row in self.batch(epoch, step))
 
     def batch(self, epoch: int, step: int) -> list[int]:
         """Rows of this rank's part of one batch, the K images of an identity next to each other."""
@@ -136,7 +150,7 @@ class PKSampler(Sampler[Key]):
         return np.concatenate([draw.permutation(rows) for _ in range(repeats)])[: self.k]
 
 
-class ShuffledSampler(Sampler[Key]):
+class ShuffledSampler(StepSampler):
     """Batches of rows in random order; every row comes once before any comes again.
 
     Args:
@@ -169,26 +183,9 @@ class ShuffledSampler(Sampler[Key]):
             )
         self.rows, self.batch_size, self.seed, self.rank, self.world_size = rows, batch_size, seed, rank, world_size
         self.steps = steps if steps is not None else max(1, len(rows) // batch_size)
-        self.epoch = 0
-        self.first_step = 0
 
     def __len__(self) -> int:
         return self.steps * self.batch_size // self.world_size
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by the trainer at the start of every epoch."""
-        if epoch != self.epoch:
-            self.epoch, self.first_step = epoch, 0
-
-    def resume(self, epoch: int, step: int) -> None:
-        """Start the next pass at this step of this epoch, as if the steps before had been drawn."""
-        self.epoch, self.first_step = epoch, step
-
-    def __iter__(self) -> Iterator[Key]:
-        epoch, first = self.epoch, self.first_step
-        self.first_step = 0
-        for step in range(first, self.steps):
-            yield from (Key(epoch, row) for row in self.batch(epoch, step))
 
     def batch(self, epoch: int, step: int) -> list[int]:
         """This rank's part of one batch. Epochs follow each other through one endless row of permutations."""
@@ -206,7 +203,7 @@ class ShuffledSampler(Sampler[Key]):
         return self._order
 
 
-class MixedSampler(Sampler[Key]):
+class MixedSampler(StepSampler):
     """Batches with a fixed number of rows from each of several parts; rows are numbered part after part.
 
     Args:
@@ -220,27 +217,14 @@ class MixedSampler(Sampler[Key]):
         for part in parts:
             part.steps = self.steps  # an epoch is as long for each of them
         self.first_rows = np.cumsum([0, *(len(part.rows) for part in parts)])[:-1].tolist()
-        self.epoch = 0
-        self.first_step = 0
 
     def __len__(self) -> int:
         return sum(map(len, self.parts))
 
-    def set_epoch(self, epoch: int) -> None:
-        """Called by the trainer at the start of every epoch."""
-        if epoch != self.epoch:
-            self.epoch, self.first_step = epoch, 0
-
-    def resume(self, epoch: int, step: int) -> None:
-        """Start the next pass at this step of this epoch, as if the steps before had been drawn."""
-        self.epoch, self.first_step = epoch, step
-
-    def __iter__(self) -> Iterator[Key]:
-        epoch, first = self.epoch, self.first_step
-        self.first_step = 0
-        for step in range(first, self.steps):
-            for part, first_row in zip(self.parts, self.first_rows, strict=True):
-                yield from (Key(epoch, first_row + row) for row in part.batch(epoch, step))
+    def batch(self, epoch: int, step: int) -> list[int]:
+        """Rows of this rank's part of one batch, those of a part next to each other."""
+        parts = zip(self.parts, self.first_rows, strict=True)
+        return [first_row + row for part, first_row in parts for row in part.batch(epoch, step)]
 
 
 class ShardSampler(Sampler[Key]):

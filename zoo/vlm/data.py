@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from zoo.cards import card
 from zoo.data.cameras import without_useless_cameras
-from zoo.data.conversations import MINING, Conversations, ImageRef, build
+from zoo.data.conversations import MINING, Conversation, Conversations, ImageRef, build
 from zoo.data.embedded import from_all_ranks
 from zoo.data.galleries import GalleryRule
 from zoo.data.images import UnreadableImage, image_size, read_image
@@ -83,17 +83,20 @@ class ConversationDataset(Dataset[Example | Unread]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def images_of(self, key: Key) -> list[tuple[Path, ImageRef]]:
-        """File and reference of the images of a conversation, the query last."""
-        collection, number = self.rows[key.row]
+    def at(self, row: int) -> tuple[Path, Conversation]:
+        """Folder of the images, and the conversation, of a row."""
+        collection, number = self.rows[row]
         conversations = self.conversations[collection]
-        conversation = conversations[int(number)]
-        return [(conversations.root / ref.path, ref) for ref in (*conversation.gallery, conversation.query)]
+        return conversations.root, conversations[int(number)]
+
+    def images_of(self, key: Key, root: Path, conversation: Conversation) -> list[tuple[Path, ImageRef]]:
+        """File and reference of the images to show for a conversation, the query last."""
+        return [(root / ref.path, ref) for ref in (*conversation.gallery, conversation.query)]
 
     def __getitem__(self, key: Key) -> Example | Unread:
-        collection, number = self.rows[key.row]
-        conversation = self.conversations[collection][int(number)]
-        paths, refs = zip(*self.images_of(key), strict=True)
+        root, conversation = self.at(key.row)
+        number = self.rows[key.row, 1]
+        paths, refs = zip(*self.images_of(key, root, conversation), strict=True)
         it = f"(conversation {number} of {conversation.category})"  # in errors: several may lack the same image
         try:
             images = [open_image(path, self.decode or path in self.unkept) for path in paths]

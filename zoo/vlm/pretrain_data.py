@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from zoo.categories import find_category
 from zoo.data.captions import read_captions
-from zoo.data.conversations import Conversations, ImageRef
+from zoo.data.conversations import Conversation, Conversations, ImageRef
 from zoo.data.images import UnreadableImage
 from zoo.data.index import IdentityIndex
 from zoo.data.samplers import Key, MixedSampler, ShuffledSampler
@@ -85,14 +85,14 @@ class EasyDataset(ConversationDataset):
         super().__init__(conversations, rows, no_match=False, decode=decode, unkept=unkept)
         self.same, self.strange, self.seed = same, strange, seed
 
-    def images_of(self, key: Key) -> list[tuple[Path, ImageRef]]:
-        images, rng = super().images_of(key), np.random.default_rng((self.seed, *key))
-        collection, number = self.rows[key.row]
-        right = self.conversations[collection][int(number)].answer - 1
+    def images_of(self, key: Key, root: Path, conversation: Conversation) -> list[tuple[Path, ImageRef]]:
+        images, rng = super().images_of(key, root, conversation), np.random.default_rng((self.seed, *key))
+        right = conversation.answer - 1
         if rng.random() < self.strange:
             for place in range(len(images) - 1):
                 if place != right:
-                    images[place] = super().images_of(Key(key.epoch, int(rng.integers(len(self.rows)))))[-1]
+                    folder, stranger = self.at(int(rng.integers(len(self.rows))))
+                    images[place] = (folder / stranger.query.path, stranger.query)
         if rng.random() < self.same:
             images[-1] = images[right]
         return images
