@@ -1,7 +1,6 @@
 """The feature cache: exact, whole entries only, whoever writes and whatever happens to them."""
 
 import errno
-import multiprocessing
 import os
 import pickle
 import resource
@@ -16,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig
 
+from tests.processes import forked
 from zoo.backbones import TimmEncoder
 from zoo.vlm.features import FeatureCache, image_key, model_key, settings_of
 
 C = 8
-fork = multiprocessing.get_context("fork")
 
 
 def features(number: int, width: int = C, dtype: torch.dtype = torch.bfloat16) -> Tensor:
@@ -207,8 +206,7 @@ def _write_until_killed(folder: Path) -> None:
 
 def test_a_killed_writer_leaves_a_usable_cache(tmp_path):
     for _ in range(3):
-        writer = fork.Process(target=_write_until_killed, args=(tmp_path,))
-        writer.start()
+        writer = forked(_write_until_killed, tmp_path)
         cache = FeatureCache(tmp_path, "tower", 4096)
         before, deadline = len(cache), time.monotonic() + 20
         while len(cache) <= before + 5 and time.monotonic() < deadline:
@@ -230,10 +228,8 @@ def _write_some(folder: Path, numbers: list[int]) -> None:
 
 def test_several_write_at_once(tmp_path):
     reader = FeatureCache(tmp_path, "tower", C)
-    shares = [list(range(1, 40)), list(range(60, 20, -1)), list(range(2, 60, 2))]
-    writers = [fork.Process(target=_write_some, args=(tmp_path, share)) for share in shares]
-    for writer in writers:
-        writer.start()
+    shares = [[*range(1, 40), 201], [*range(60, 20, -1), 202], [*range(2, 60, 2), 203]]  # each has one for itself
+    writers = [forked(_write_some, tmp_path, share) for share in shares]
     fill(reader, [100, 4])
     for writer in writers:
         writer.join()
@@ -241,14 +237,13 @@ def test_several_write_at_once(tmp_path):
     assert len(list(reader.folder.glob("*.idx"))) == 4 and len(reader) == 2
     reader.refresh()
     for cache in (reader, FeatureCache(tmp_path, "tower", C)):
-        assert holds(cache, [*range(1, 61), 100]) and len(cache) == 61
+        assert holds(cache, [*range(1, 61), 100, 201, 202, 203]) and len(cache) == 64
 
 
 def test_forked_and_pickled_copies_write_files_of_their_own(tmp_path):
     cache = FeatureCache(tmp_path, "tower", C)
     fill(cache, [1])
-    child = fork.Process(target=fill, args=(cache, [2]))
-    child.start()
+    child = forked(fill, cache, [2])
     child.join()
     assert child.exitcode == 0
     fill(cache, [3])
@@ -276,8 +271,7 @@ def _fill_the_disk(folder: Path) -> None:
 
 
 def test_a_full_disk_leaves_the_cache_as_it_was(tmp_path):
-    child = fork.Process(target=_fill_the_disk, args=(tmp_path,))
-    child.start()
+    child = forked(_fill_the_disk, tmp_path)
     child.join()
     assert child.exitcode == 0
     cache = FeatureCache(tmp_path, "tower", 1024)

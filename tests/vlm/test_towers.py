@@ -1,6 +1,5 @@
 """CachedTowers: what comes from disk is what the towers give, however the filling went."""
 
-import multiprocessing
 import os
 import signal
 from dataclasses import replace
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.processes import forked
 from tests.vlm.rig import EXPERTS, attached, base, data_of, galleries, rows, stage, trainer
 from tests.vlm.tiny import tiny_folder
 from zoo.backbones import TimmEncoder
@@ -145,8 +145,7 @@ def test_killed_in_the_middle_it_goes_on(data, tmp_path, monkeypatch):
         cached._keep = keep_some  # type: ignore[method-assign]
         cached.fill(images, workers=0)
 
-    process = multiprocessing.get_context("fork").Process(target=dies)
-    process.start()
+    process = forked(dies)
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
     calls = counted(model)
