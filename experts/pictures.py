@@ -1,11 +1,8 @@
 """Shows what the encoder finds while it trains: retrieval sheets, mistakes, histogram, error curve, projector."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from torch import Tensor
@@ -13,11 +10,12 @@ from torch import Tensor
 from experts.evaluation import Evaluation
 from zoo.data.images import UnreadableImage
 from zoo.data.index import IdentityIndex
+from zoo.drawing import Occasion, RunPictures
 from zoo.metrics import EmbeddingSet, error_curve, nearest, similarity_histogram
-from zoo.pictures import GREEN, GREY, RED, error_plot, framed, histogram_plot, save_png, sheet
+from zoo.pictures import GREEN, GREY, RED, error_plot, framed, histogram_plot, sheet
 
 
-class RetrievalPictures(Callback):
+class RetrievalPictures(RunPictures):
     """Draws before training, every few epochs and at the end, into TensorBoard and the run's `pictures` folder.
 
     Args:
@@ -28,34 +26,17 @@ class RetrievalPictures(Callback):
     """
 
     def __init__(self, every_n_epochs: int = 5, queries: int = 8, neighbours: int = 5, projected: int = 1000) -> None:
-        self.every_n_epochs, self.queries = every_n_epochs, queries
-        self.neighbours, self.projected = neighbours, projected
+        super().__init__(every_n_epochs)
+        self.queries, self.neighbours, self.projected = queries, neighbours, projected
 
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.every_n_epochs and isinstance(pl_module, Evaluation):
-            last = trainer.max_epochs is not None and trainer.current_epoch == trainer.max_epochs - 1
-            if trainer.sanity_checking:
-                self._draw(trainer, pl_module, "val", "before training", step=0)
-            elif trainer.state.fn == "validate":
-                self._draw(trainer, pl_module, "val", "", trainer.global_step)
-            elif last or (trainer.current_epoch + 1) % self.every_n_epochs == 0:
-                self._draw(trainer, pl_module, "val", f"epoch {trainer.current_epoch + 1}", trainer.global_step, last)
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.every_n_epochs and isinstance(pl_module, Evaluation):
-            self._draw(trainer, pl_module, "test", "", trainer.global_step)
-
-    def _draw(
-        self, trainer: Trainer, module: Evaluation, split: str, title: str, step: int, project: bool = False
-    ) -> None:
-        if not trainer.loggers:
+    def draw(self, trainer: Trainer, module: LightningModule, occasion: Occasion) -> None:
+        if not isinstance(module, Evaluation):
             return
-        folder = Path(trainer.log_dir or ".") / "pictures"  # asked of all ranks: Lightning broadcasts it
         with module.retrieval.sync_context():  # every rank takes part, one draws
             if not trainer.is_global_zero:
                 return
             query, gallery = module.retrieval.sides()
-        title = f"{split} identities, {title}" if title else f"{split} identities"
+        title = occasion.titled("identities")
         index: IdentityIndex = trainer.datamodule.index  # type: ignore[attr-defined]
         known = module.encoder.threshold
         threshold = None if known is None else known.value
@@ -70,12 +51,8 @@ class RetrievalPictures(Callback):
         }
         if threshold is not None:
             pictures["errors"] = error_plot(error_curve(query, gallery), title, threshold)
-        for name, picture in pictures.items():
-            save_png(picture, folder / f"{split}_{name}_{step:06d}.png")
-            for logger in trainer.loggers:
-                if isinstance(logger, TensorBoardLogger):
-                    logger.experiment.add_image(f"{split}/{name}", np.asarray(picture), step, dataformats="HWC")
-        if project:
+        self.keep(trainer, pictures, occasion)
+        if occasion.last:
             self._project(trainer, index, query)
 
     def _surest_mistakes(self, query: EmbeddingSet, hit: Tensor, score: Tensor) -> Tensor:

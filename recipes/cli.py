@@ -28,6 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 import zoo
+from recipes.flags import without_flags
 from zoo.module import ZooModule
 from zoo.world import World
 
@@ -252,15 +253,8 @@ class RecipeCLI(LightningCLI):
         self.report({name: {key: float(value) for key, value in self.trainer.callback_metrics.items()}})
 
     def _command(self, subcommand: str, *more: str) -> str:
-        given, skip = [], False
-        for word in self.given[self.given.index(subcommand) + 1 :]:
-            if skip or word.startswith("--ckpt_path="):
-                skip = False
-            elif word == "--ckpt_path":
-                skip = True
-            else:
-                given.append(word)
-        return shlex.join(["python", "-m", f"recipes.{self.recipe}", subcommand, *given, *more])
+        flags = without_flags(self.given[self.given.index(subcommand) + 1 :], ("ckpt_path",))
+        return shlex.join(["python", "-m", f"recipes.{self.recipe}", subcommand, *flags, *more])
 
 
 class SaveRunConfig(SaveConfigCallback):

@@ -26,12 +26,14 @@ from rich.table import Table
 
 from zoo.categories import CATEGORIES
 from zoo.data.cameras import without_useless_cameras
-from zoo.data.conversations import Conversation, Conversations, ImageRef, build
+from zoo.data.candidates import REASONS
+from zoo.data.conversations import Conversation, Conversations, ImageRef
 from zoo.data.embedded import SPLITS
-from zoo.data.galleries import REASONS, GalleryRule
+from zoo.data.gallery_rule import GalleryRule
 from zoo.data.images import UnreadableImage, read_image
 from zoo.data.index import IdentityIndex
 from zoo.data.join import Source, read_sources
+from zoo.data.mining import build
 from zoo.distributed import rank
 from zoo.pictures import GREEN, GREY, RED, framed, save_png, sheet
 from zoo.world import Faces, Objects, Persons, Pets

@@ -1,13 +1,13 @@
 """The command line of recipes that train vision-language models."""
 
-import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lightning.pytorch.cli import LightningArgumentParser
 from rich.table import Table
 
 from recipes.cli import CONFIGS, RecipeCLI, read_checkpoint, run
+from recipes.flags import flags_of, without_flags
 from recipes.tables import choice_tables
 from zoo.vlm.data import ConversationData
 from zoo.vlm.gallery_stage import GalleryStage
@@ -153,23 +153,3 @@ def second_half(given: Sequence[str], config: Path, model: Path) -> list[str]:
     flags = without_flags(given[start:], (*_CONFIG, "ckpt_path", "then"))
     added = [f"--model.vlm={model}", "--then=null", "--ckpt_path=null"]
     return [*given[:start], *files, f"--config={config}", *flags, *added]
-
-
-def flags_of(given: Sequence[str]) -> list[tuple[str, list[str]]]:
-    """Name without dashes, and the words, of each flag with its values; other words, such as `fit`, have no name."""
-    found: list[tuple[str, list[str]]] = []
-    for word in given:
-        is_flag = re.match(r"--?[A-Za-z]", word) is not None
-        has_value = found and found[-1][0] and ("=" in found[-1][1][0] or len(found[-1][1]) > 1)
-        if is_flag:
-            found.append((word.lstrip("-").partition("=")[0], [word]))
-        elif found and found[-1][0] and not has_value:
-            found[-1][1].append(word)
-        else:
-            found.append(("", [word]))
-    return found
-
-
-def without_flags(given: Sequence[str], names: Collection[str]) -> list[str]:
-    """A command line less some flags, however they are written."""
-    return [word for name, words in flags_of(given) if name not in names for word in words]

@@ -1,49 +1,26 @@
 """One process against several, through the recipe as a user starts it."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-import zoo
+from tests.processes import launch
 from tests.recipes.test_expert_pet import SCRATCH, WORLD
 
 
-def launch(folder: Path, *flags: str, devices: int) -> str:
+def pet(folder: Path, command: str, *flags: str, devices: int) -> str:
     """Run the pet recipe on this many processes; returns what it printed."""
     folder.mkdir(exist_ok=True)
-    parallel = ["--trainer.accelerator=cpu", f"--trainer.devices={devices}"]
-    parallel += ["--trainer.strategy=ddp"] if devices > 1 else []
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "recipes.expert_pet",
-            flags[0],
-            *WORLD,
-            *SCRATCH,
-            "--compare_with=[]",
-            *flags[1:],
-            *parallel,
-        ],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(Path(zoo.__file__).parents[1]), "COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-        timeout=180,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    flags = (command, *WORLD, *SCRATCH, "--compare_with=[]", *flags)
+    return launch("expert_pet", *flags, folder=folder, devices=devices)
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("one")
-    launch(folder, "fit", "--trainer.max_epochs=1", "--pictures.every_n_epochs=0", devices=1)
+    pet(folder, "fit", "--trainer.max_epochs=1", "--pictures.every_n_epochs=0", devices=1)
     return folder / "runs/pet/version_0/checkpoints/best.ckpt"
 
 
@@ -54,7 +31,7 @@ def scores(printed: str) -> list[str]:
 
 
 def test_evaluating_one_checkpoint_gives_the_same_scores_on_1_2_and_3_processes(checkpoint, tmp_path):
-    found = [scores(launch(tmp_path, "test", f"--ckpt_path={checkpoint}", devices=n)) for n in (1, 2, 3)]
+    found = [scores(pet(tmp_path, "test", f"--ckpt_path={checkpoint}", devices=n)) for n in (1, 2, 3)]
     assert any("closed_top1" in line for line in found[0]) and any("roc_auc" in line for line in found[0])
     assert any("category=" in line for line in found[0])
     assert found[0] == found[1] == found[2]
@@ -62,7 +39,7 @@ def test_evaluating_one_checkpoint_gives_the_same_scores_on_1_2_and_3_processes(
 
 def trained(folder: Path, devices: int, model: list[str]) -> torch.Tensor:
     """All weights after three steps of SGD."""
-    launch(folder, "fit", "--trainer.max_epochs=1", "--pictures.every_n_epochs=0", *model, devices=devices)
+    pet(folder, "fit", "--trainer.max_epochs=1", "--pictures.every_n_epochs=0", *model, devices=devices)
     state = torch.load(folder / "runs/pet/version_0/checkpoints/last.ckpt", weights_only=True)["state_dict"]
     weights = [v for name, v in state.items() if v.is_floating_point() and "running" not in name]
     return torch.cat([weight.flatten() for weight in weights])

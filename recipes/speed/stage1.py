@@ -29,9 +29,8 @@ from rich.table import Table
 from recipes.speed.measure import Apart
 from recipes.speed.qwen3b import PEAK, SIZES, VOCABULARY
 from recipes.speed.stage1_ways import Job, Ours, Plain, Turn
-from zoo.vlm.component import located
 from zoo.vlm.data import ConversationData
-from zoo.vlm.families import load_config
+from zoo.vlm.loading import load_config
 from zoo.world import Faces, Objects, Persons, Pets, World
 
 # As recipes/configs/vlm_stage1.yaml has them, so that galleries which were mined for it serve here, too.
@@ -58,7 +57,7 @@ def main(args: list[str] | None = None) -> None:
     options = parser.parse_args(args)
     if options.steps < 2:
         parser.error(f"--steps is {options.steps}, but the losses of two steps are compared. Give 2 or more.")
-    load_config(located(options.vlm))  # whether there is such a model, before galleries are mined for it
+    load_config(options.vlm)  # whether there is such a model, before galleries are mined for it
     console = Console()
     with tempfile.TemporaryDirectory() as folder:
         manifests = conversations(Path(folder), options.batch * (options.steps + 1))

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-import zoo.vlm.data
+import zoo.vlm.examples
 from fusion import AdditiveFusion
 from recipes.cli import use_cpu_well
 from recipes.speed.measure import Rise, now
@@ -29,10 +29,10 @@ from zoo.data.conversations import Conversation, Conversations
 from zoo.data.samplers import Key, ShuffledSampler
 from zoo.module import Optim
 from zoo.vlm.batch import IGNORED, VLMBatch, VLMProcessor
-from zoo.vlm.component import located
 from zoo.vlm.data import ConversationData, GallerySource
-from zoo.vlm.families import family_of, load_vlm
+from zoo.vlm.families import family_of
 from zoo.vlm.fused import FusedVLM
+from zoo.vlm.loading import load_vlm
 from zoo.vlm.match import MatchStage
 from zoo.vlm.prompts import option, stage_one
 
@@ -66,7 +66,7 @@ class Job:
     def model(self) -> tuple[Any, Any]:
         """The model of transformers and its processor; the same in every process."""
         torch.manual_seed(0)
-        network, processor = load_vlm(located(self.vlm))
+        network, processor = load_vlm(self.vlm)
         if self.sizes is not None:
             network, processor = sized(self.sizes, processor.tokenizer, self.device)
             network.gradient_checkpointing_enable({"use_reentrant": False})
@@ -314,7 +314,7 @@ class Ours:
             use_distributed_sampler=False,
             num_sanity_val_steps=0,
         )
-        with patch.object(zoo.vlm.data, "read_image", self.watch(zoo.vlm.data.read_image)):
+        with patch.object(zoo.vlm.examples, "read_image", self.watch(zoo.vlm.examples.read_image)):
             trainer.fit(self.stage, datamodule=self.job.data(batch))
         return log.turn()
 

@@ -9,19 +9,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from recipes.speed.measure import peak_megabytes_over_now
+from zoo.data.candidates import NO_POSITIVE, TOO_FEW, Candidates, _above, mine
 from zoo.data.draws import random_keys
 from zoo.data.embedded import Embedded
-from zoo.data.galleries import (
-    NO_POSITIVE,
-    TOO_FEW,
-    Candidates,
-    GalleryRule,
-    _above,
-    arrange,
-    galleries,
-    mine,
-    quantiles,
-)
+from zoo.data.galleries import arrange, galleries
+from zoo.data.gallery_rule import GalleryRule, quantiles
 from zoo.data.index import IdentityIndex
 from zoo.metrics.ranking import unit_norm
 

@@ -38,6 +38,7 @@ def drawn(root: Path, boxes: np.ndarray | None, folder: Path) -> np.ndarray:
         loggers=[TensorBoardLogger(folder)],
         log_dir=str(folder),
         is_global_zero=True,
+        fast_dev_run=0,
         datamodule=SimpleNamespace(index=index),
         global_step=0,
     )

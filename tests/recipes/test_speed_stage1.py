@@ -17,8 +17,8 @@ from recipes.speed.measure import Apart, Rise
 from recipes.speed.stage1_ways import Job, Log, Ours, Plain, Start, Turn, Watch
 from tests.vlm.rig import base, galleries, rows
 from zoo.data.samplers import Key
-from zoo.vlm.data import ConversationDataset
-from zoo.vlm.families import load_vlm
+from zoo.vlm.examples import ConversationDataset
+from zoo.vlm.loading import load_vlm
 from zoo.world import Objects, Pets
 
 TINY = {

@@ -1,8 +1,5 @@
 """The recipe of the small base model, both halves, on tiny worlds."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +10,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 import zoo
 from recipes.vlm_base import main
 from recipes.vlm_cli import second_half
+from tests.processes import launch
 
 WORLD = {
     "pet": {"class_path": "zoo.world.Pets", "init_args": {"families": 8, "members": 3, "views": 4, "size": 48}},
@@ -83,20 +81,13 @@ def test_what_the_user_sets_holds_for_both_halves(folder: Path) -> None:
     """On two processes, which share every batch; the second YAML says little and wins over the first YAML only."""
     second = {"model": {"frozen_tower": True}, "data": {"told": 0.25, "k": [2, 3]}, "trainer": {"max_epochs": 1}}
     Path("compare.yaml").write_text(yaml.safe_dump(second))
-    flags = ["--name", "mine", "--seed_everything=3", "--data.batch_size", "6", "--trainer.devices=2"]
-    done = subprocess.run(
-        [sys.executable, "-m", "recipes.vlm_base", "fit", "-c", "base.yaml", *flags, "--trainer.strategy=ddp"],
-        env={**os.environ, "PYTHONPATH": str(Path(zoo.__file__).parents[1])},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    flags = ["--name", "mine", "--seed_everything=3", "--data.batch_size", "6"]
+    printed = launch("vlm_base", "fit", "-c", "base.yaml", *flags, folder=folder, devices=2)
     assert not Path("runs/vlm_base").exists()
     for version, told, epochs in ((0, 1.0, 2), (1, 0.25, 1)):
         config = yaml.safe_load(Path(f"runs/mine/version_{version}/config.yaml").read_text())
         assert config["seed_everything"] == 3 and config["data"]["batch_size"] == 6
         assert config["trainer"]["devices"] in (2, "2") and config["data"]["told"] == told
         assert set(config["data"]["world"]) == set(WORLD) and config["trainer"]["max_epochs"] == epochs
-    assert done.stdout.count("If interrupted, go on with") == 2, "once for each half"
+    assert printed.count("If interrupted, go on with") == 2, "once for each half"
     assert all(list(Path(f"runs/mine/version_{version}/vlm").glob("*.safetensors")) for version in (0, 1))

@@ -1,10 +1,7 @@
 """Stage 1 as its user runs it: on a tiny world with a tiny base, on one process and on two."""
 
 import contextlib
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +10,9 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import zoo
 from recipes.vlm_cli import MatchCLI
 from recipes.vlm_stage1 import main
+from tests.processes import launch
 from tests.vlm.rig import EXPERTS, base, galleries, rows
 
 CONFIGS = Path(__file__).parents[2] / "recipes/configs"
@@ -249,21 +246,6 @@ def test_fsdp_can_be_laid_over_it(capsys):
 # ---------------------------------------------------------------------- several processes
 
 
-def launch(folder: Path, config: Path, devices: int) -> str:
-    """Fit on this many processes; returns what was printed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "recipes.vlm_stage1", "fit", "-c", str(config), f"--trainer.devices={devices}"]
-        + ["--trainer.strategy=ddp"] * (devices > 1),
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(Path(zoo.__file__).parents[1]), "COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 def percents(printed: str) -> list[str]:
     """Every cell of the tables of scores."""
     return re.findall(r"\d+\.\d(?= |$)", printed[printed.index("conversations of identities") :], re.MULTILINE)
@@ -278,7 +260,7 @@ def test_two_processes_train_and_score_as_one(tmp_path, capsys):
     config["data"] |= {"tau_quantile": [0.0], "eval_conversations": 6}  # 6 and 1 to validate on
     (tmp_path / "sgd.yaml").write_text(yaml.safe_dump(config))
     (tmp_path / "two").mkdir()
-    printed = launch(tmp_path / "two", tmp_path / "sgd.yaml", devices=2)
+    printed = launch("vlm_stage1", "fit", "-c", "../sgd.yaml", folder=tmp_path / "two", devices=2)
     main(["fit", "-c", str(tmp_path / "sgd.yaml"), "--model.cache=null"])
     ours, theirs = trained(Path("runs/stage1/version_0")), trained(tmp_path / "two/runs/stage1/version_0")
     assert all(float(ours[f"fused.adapters.{category}.gate"]) != 0 for category in EXPERTS)

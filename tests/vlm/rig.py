@@ -15,7 +15,7 @@ from PIL import Image
 from fusion import AdditiveFusion
 from tests.conftest import draw_identity
 from zoo.cards import card
-from zoo.data.conversations import _SCHEMA, Conversations, hashes
+from zoo.data.conversations import SCHEMA, Conversations, hashes
 from zoo.vlm.component import save_vlm
 from zoo.vlm.data import ConversationData, GallerySource
 from zoo.vlm.match import MatchStage
@@ -82,7 +82,8 @@ def galleries(
             shown[answer - 1] = f"{query:02d}_0.jpg"
         row = {"split": split, "category": category, "level": level, "tau": 0.5, "answer": answer}
         row |= {"query_path": f"{query:02d}_1.jpg", "query_identity": str(query), "query_box": None}
-        row |= {"gallery_paths": shown, "gallery_identities": shown, "gallery_boxes": [None] * k}
+        names = [str(int(path[:2])) for path in shown]
+        row |= {"gallery_paths": shown, "gallery_identities": names, "gallery_boxes": [None] * k}
         row["similarities"] = rng.uniform(0.5, 1, k).tolist()
         table.append(row)
     found = hashes(root, sorted(path.name for path in root.glob("*.jpg")))
@@ -95,7 +96,7 @@ def galleries(
         "category": category,
         "skipped": {split: {level: {} for _, level, _, _ in rows} for split, _, _, _ in rows},
     }
-    return Conversations(root, pa.Table.from_pylist(table, _SCHEMA), meta)
+    return Conversations(root, pa.Table.from_pylist(table, SCHEMA), meta)
 
 
 def rows(split: str, count: int, k: int = 3, level: str = "tau=0.5") -> list[tuple[str, str, int, int]]:

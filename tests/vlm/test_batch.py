@@ -1,6 +1,7 @@
 """The test with the published Qwen2.5-VL reads its processor files from the folder in the environment variable
 INSTANCE_ZOO_QWEN25VL, and is skipped without it."""
 
+import copy
 import os
 import pickle
 import re
@@ -103,6 +104,44 @@ def test_answers_follow_their_prompts(made: tuple[Any, VLMProcessor]) -> None:
     assert (types is None) == (not batcher.family.token_types)
     if types is not None:
         assert torch.equal(types == 1, batch.input_ids == batcher.family.placeholder(batcher.processor))
+
+
+def test_what_the_assistant_said_before_is_learned_too(made: tuple[Any, VLMProcessor]) -> None:
+    _, batcher = made
+    tokenizer = batcher.processor.tokenizer
+    first, second = talk("[Pet 1]", picture(50, 20), "Query", picture(33, 37)), talk("Query", picture(20, 44))
+    said = {"role": "assistant", "content": "[Pet 1]"}
+    long = Example([*first.messages, said, *second.messages], "[None]", "long", ("a", "b", "c"))
+    batch = batcher([long, *EXAMPLES])
+    alone = batcher([replace(first, answer="[Pet 1]")])
+    learned = batch.labels[0][batch.labels[0] != -100]
+    answers = [[*tokenizer(text, add_special_tokens=False)["input_ids"]] for text in ("[Pet 1]", "[None]")]
+    end = [tokenizer.eos_token_id]
+    # some templates do not end a turn by the token that ends an answer
+    assert learned.tolist() in ([*answers[0], *end, *answers[1], *end], [*answers[0], *answers[1], *end])
+    place = int((batch.labels[0] != -100).nonzero()[0])
+    until = tokenizer.decode(batch.input_ids[0, : place + len(answers[0])])
+    # LLaVA's turns have a space that its prompt for an answer lacks
+    assert until.replace(" ", "") + tokenizer.eos_token == tokenizer.decode(alone.input_ids[0]).replace(" ", "")
+    whole = batcher.processor.apply_chat_template(list(long.messages), tokenize=False, add_generation_prompt=True)
+    ids, there = batch.input_ids[0], batch.attention_mask[0].bool()
+    read = re.sub(f"({re.escape(batcher.processor.image_token)})+", r"\1", tokenizer.decode(ids[there]))
+    assert read.replace(tokenizer.bos_token or "\0", "").endswith(
+        whole.split(batcher.processor.image_token)[-1] + "[None]" + tokenizer.eos_token
+    )
+    assert torch.equal(batcher(EXAMPLES).labels, batch.labels[1:, : batcher(EXAMPLES).labels.shape[1]])
+    assert (batcher([long], for_generation=True).labels == -100).all()
+
+
+def test_a_template_that_changes_what_was_said_is_refused(qwen: tuple[Any, Any, Any]) -> None:
+    processor, family, config = qwen
+    changed = copy.deepcopy(processor)
+    changed.chat_template = changed.chat_template.replace("part['text']", "part['text'] | upper")
+    changed.tokenizer.chat_template = changed.chat_template
+    said = [*talk("Which?").messages, {"role": "assistant", "content": "quiet"}, *talk("And?").messages]
+    VLMProcessor(processor, family, config)([Example(said, "x", "s", ())])
+    with pytest.raises(ValueError, match="chat template changes what the assistant says in 's'"):
+        VLMProcessor(changed, family, config)([Example(said, "x", "s", ())])
 
 
 @torch.no_grad()

@@ -13,7 +13,8 @@ from recipes.zoo import main
 from tests.vlm.tiny import FAMILIES, tiny_vlm
 from zoo.cards import CardError, Score, verify
 from zoo.contracts import IdentityEncoder
-from zoo.vlm.component import VisionLanguageModel, located, save_vlm
+from zoo.vlm.component import VisionLanguageModel, save_vlm
+from zoo.vlm.loading import located
 from zoo.vlm.match import MatchStage
 from zoo.vlm.small import small_processor, small_tokenizer, small_vlm
 
@@ -120,7 +121,7 @@ def test_a_folder_of_something_else_is_not_replaced(tmp_path):
 def test_names_on_the_shelf_lead_to_their_folder(tmp_path, monkeypatch):
     monkeypatch.setattr("zoo.shelf.shelf", lambda: tmp_path)
     save_vlm(*small(), tmp_path / "it.world", name="it.world")
-    assert located("it.world") == str(tmp_path / "it.world")
+    assert located("it.world") == tmp_path / "it.world"
     assert located("Qwen/Qwen2.5-VL-3B-Instruct") == "Qwen/Qwen2.5-VL-3B-Instruct"
     model = MatchStage("it.world")
     model.configure_model()

@@ -17,7 +17,8 @@ from zoo.data.conversations import Conversations, hashes
 from zoo.data.images import image_size
 from zoo.data.samplers import Key
 from zoo.vlm.batch import Example
-from zoo.vlm.data import Blank, Collate, ConversationData, ConversationDataset, GallerySource, Unread, open_image
+from zoo.vlm.data import ConversationData, GallerySource
+from zoo.vlm.examples import Blank, Collate, ConversationDataset, Unread, open_image
 from zoo.world import Objects, Pets
 
 SPLIT = [*rows("train", 12), *rows("val", 5), *rows("test", 9)]

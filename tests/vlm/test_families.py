@@ -14,7 +14,8 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 
 from tests.vlm.tiny import FAMILIES, picture, tiny_folder, tiny_vlm
 from zoo.vlm.families import FAMILIES as ENTRIES
-from zoo.vlm.families import PassThrough, family_of, load_vlm
+from zoo.vlm.families import PassThrough, family_of
+from zoo.vlm.loading import load_vlm
 
 # Of several sizes, among them parts of windows of Qwen2.5-VL.
 PICTURES = [picture(50, 20), picture(33, 37), picture(20, 44), picture(16, 16)]

@@ -4,18 +4,19 @@ import torch
 
 from tests.vlm.test_fused import fused_of
 from tests.vlm.tiny import picture
-from zoo.data.conversations import Conversation, ImageRef
 from zoo.vlm.batch import IGNORED, Example
 from zoo.vlm.guidance import guide, listening_loss, number_tokens
+from zoo.vlm.pretrain_data import Matches
 from zoo.vlm.prompts import option, stage_one
 
 
-def matching(k: int, answer: int) -> Example:
-    images = [picture(32 + 8 * n, 32, seed=n) for n in range(k + 1)]
-    refs = [ImageRef(f"{n}.png", str(n), None) for n in range(k + 1)]
-    talk = Conversation(refs[-1], tuple(refs[:-1]), answer, "pet", "train", -1.0, (0.0,) * k, "tau=-1")
-    keys = tuple(ref.path for ref in refs)
-    return Example(stage_one(images[:-1], images[-1], "pet"), option("pet", answer), talk, keys)
+def matching(k: int, *answers: int) -> Example:
+    images = [picture(32 + 8 * n, 32, seed=n) for n in range(k + len(answers))]
+    messages = stage_one(images[:k], images[k], "pet")
+    for image, answer in zip(images[k + 1 :], answers, strict=False):
+        messages.append({"role": "assistant", "content": option("pet", answer)})
+        messages.append({"role": "user", "content": [{"type": "image", "image": image}]})
+    return Example(messages, option("pet", answers[-1]), Matches(answers), tuple(map(str, range(len(images)))))
 
 
 def caption() -> Example:
@@ -26,35 +27,32 @@ def caption() -> Example:
 def test_each_step_points_where_it_should() -> None:
     fused, batcher = fused_of("qwen2_5_vl", experts={})
     tokenizer = batcher.processor.tokenizer
-    batch = batcher([caption(), matching(3, answer=2), matching(2, answer=1)])
+    batch = batcher([caption(), matching(3, 2), matching(2, 1, 2, 1)])
     placeholder = fused.family.placeholder(batcher.processor)
     wanted, names = guide(batch, placeholder, number_tokens(tokenizer))
     assert not wanted[:, 0].any() and (names[0] == IGNORED).all()  # a caption is left alone
     counts = batch.image_tokens.tolist()
-    for row, (first, k, answer) in {1: (1, 3, 2), 2: (5, 2, 1)}.items():
-        places = (batch.input_ids[row] == placeholder).nonzero()[:, 0].split(counts[first : first + k + 1])
-        for number, image in enumerate(places[:-1], start=1):
+    for row, (first, k, answers) in {1: (1, 3, (2,)), 2: (5, 2, (1, 2, 1))}.items():
+        images = (batch.input_ids[row] == placeholder).nonzero()[:, 0].split(counts[first : first + k + len(answers)])
+        gallery, queries = images[:k], images[k:]
+        for number, image in enumerate(gallery, start=1):
             for token in image.tolist():
                 heard = batch.input_ids[row][wanted[0, row, token]]
                 assert tokenizer.decode(heard).strip() == str(number)
                 assert tokenizer.decode([names[row, token]]).strip() == str(number)
-        query = places[-1]
-        assert {tokenizer.decode([name]).strip() for name in names[row, query]} == {str(answer)}
-        assert (names[row] != IGNORED).sum() == sum(map(len, places))
-        assert not wanted[0, row, query].any()
-        for token in query.tolist():
-            assert wanted[1, row, token].nonzero()[:, 0].tolist() == places[answer - 1].tolist()
-        said = (batch.labels[row] != IGNORED).nonzero()[:, 0] - 1  # what predicts the answer's tokens
+        assert (names[row] != IGNORED).sum() == sum(map(len, images))
+        said = (batch.labels[row] != IGNORED).nonzero()[:, 0] - 1  # what predicts the answers' tokens
         assert wanted[2, row].any(-1).nonzero()[:, 0].tolist() == said.tolist()
-        assert (wanted[2, row, said].nonzero()[:, 1].reshape(len(said), -1) == query).all()
+        ends = [*(int(query[0]) for query in queries[1:]), batch.input_ids.shape[1]]
+        for query, answer, end in zip(queries, answers, ends, strict=True):
+            assert {tokenizer.decode([name]).strip() for name in names[row, query]} == {str(answer)}
+            assert not wanted[0, row, query].any()
+            for token in query.tolist():
+                assert wanted[1, row, token].nonzero()[:, 0].tolist() == gallery[answer - 1].tolist()
+            own = said[(said > query[-1]) & (said < end)]
+            assert tokenizer.decode(batch.input_ids[row, own + 1]).startswith(option("pet", answer))
+            assert (wanted[2, row, own].nonzero()[:, 1].reshape(len(own), -1) == query).all()
         assert not (wanted[:, row] & torch.ones(*wanted.shape[2:]).triu(1).bool()).any()  # nobody hears the future
-
-
-def test_no_match_is_left_alone() -> None:
-    fused, batcher = fused_of("qwen2_5_vl", experts={})
-    batch = batcher([matching(2, answer=0)])
-    listens, names = guide(batch, fused.family.placeholder(batcher.processor), torch.tensor([1]))
-    assert not listens.any() and (names == IGNORED).all()
 
 
 def test_the_loss_is_the_share_of_attention_by_hand() -> None:

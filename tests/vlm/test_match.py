@@ -18,7 +18,7 @@ from zoo.categories import CATEGORIES, find_category
 from zoo.module import Optim
 from zoo.vlm.batch import Detection, VLMBatch
 from zoo.vlm.data import ConversationData, GallerySource
-from zoo.vlm.families import load_vlm
+from zoo.vlm.loading import load_vlm
 from zoo.vlm.match import MatchStage
 
 TRAINED = ("fused.projector.", "fused.adapters.")

@@ -11,8 +11,9 @@ from tests.vlm.rig import galleries, rows
 from zoo.data.samplers import Key
 from zoo.vlm import pretrain_data as module
 from zoo.vlm.batch import Example
-from zoo.vlm.data import Unread
-from zoo.vlm.pretrain_data import JoinedDataset, PretrainData, Told
+from zoo.vlm.examples import Unread
+from zoo.vlm.pretrain_data import JoinedDataset, Matches, PretrainData, Told
+from zoo.vlm.prompts import option
 from zoo.world import Pets
 
 
@@ -39,11 +40,12 @@ def test_an_image_that_could_not_be_kept_is_read_and_left_out(tmp_path: Path) ->
     assert all(isinstance(joined[key], Example) for key in keys)
     hit = {key for key in keys if key.row == 0}
     easy: Any = joined.parts[1]
-    hit |= {
-        key
+    shown = {
+        key: [*easy.draw(Key(key.epoch, key.row - 2))[0], *easy.draw(Key(key.epoch, key.row - 2))[1]]
         for key in keys
-        if key.row > 1 and broken in [p for p, _ in easy.images_of(Key(key.epoch, key.row - 2), *easy.at(key.row - 2))]
+        if key.row > 1
     }
+    hit |= {key for key, paths in shown.items() if broken in paths}
     data.unkept.add(broken)
     found = {key for key in keys if isinstance(joined[key], Unread)}
     assert found == hit and {key.row for key in found} - {0}, "galleries, too"
@@ -61,3 +63,35 @@ def test_captions_are_shared_evenly(
     drawn = list(loader.sampler)
     captions = sum(key.row < 2 for key in drawn[: 64 // processes]) if expected else 0
     assert captions * processes == expected and len(drawn) == 3 * 64 // processes
+
+
+def test_every_query_is_of_the_instance_that_it_is_said_to_be(tmp_path: Path) -> None:
+    data = data_of(tmp_path, queries=3, same=0.4, strange=0.5)
+    # Two images of each of six pets; the name of a file is that of its pet and its number.
+    conversations = galleries(tmp_path, "pet", rows("train", 40), identities=6)
+    data.conversations = [conversations]
+    easy: Any = data.train_dataloader().dataset.parts[1]  # type: ignore[attr-defined]
+    drawn = [easy.draw(Key(epoch, row)) for epoch in range(4) for row in range(40)]
+    assert drawn == [easy.draw(Key(epoch, row)) for epoch in range(4) for row in range(40)], "by the key alone"
+    instance = {
+        path: ref.identity for c in conversations for ref in (c.query, *c.gallery) for path in [tmp_path / ref.path]
+    }
+    same = places = 0
+    for gallery, queries, answers, _ in drawn:
+        assert len({instance[path] for path in gallery}) == len(gallery), "no instance twice"
+        assert len(queries) == len(answers) == 3
+        for query, answer in zip(queries, answers, strict=True):
+            assert instance[query] == instance[gallery[answer - 1]]
+            same += query == gallery[answer - 1]
+            places += answer == 1
+    assert 0.4 <= same / (3 * len(drawn)) < 0.8  # some instances have no other query
+    assert places / (3 * len(drawn)) == pytest.approx(1 / len(drawn[0][0]), abs=0.1)
+    example = easy[Key(0, 0)]
+    said = [message["content"] for message in example.messages if message["role"] == "assistant"]
+    assert [*said, example.answer] == [option("pet", answer) for answer in drawn[0][2]]
+    assert example.source == Matches(drawn[0][2]) and len(example.keys) == len(drawn[0][0]) + 3
+
+
+def test_a_gallery_without_a_query_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="data.queries is 0"):
+        data_of(tmp_path, queries=0)

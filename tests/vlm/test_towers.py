@@ -16,7 +16,8 @@ from zoo.backbones import TimmEncoder
 from zoo.data.samplers import Key
 from zoo.vlm import towers as module
 from zoo.vlm.batch import Detection
-from zoo.vlm.data import Collate, ConversationData, ConversationDataset
+from zoo.vlm.data import ConversationData
+from zoo.vlm.examples import Collate, ConversationDataset
 from zoo.vlm.fused import Seen
 from zoo.vlm.match import MatchStage
 from zoo.vlm.towers import CachedTowers, KeptImage

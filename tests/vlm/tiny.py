@@ -31,7 +31,7 @@ from transformers import (
 from transformers.models.got_ocr2.image_processing_got_ocr2 import GotOcr2ImageProcessor
 from transformers.models.internvl import InternVLProcessor, InternVLVideoProcessor
 
-from zoo.vlm.families import load_vlm
+from zoo.vlm.loading import load_vlm
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl", "llava")
 

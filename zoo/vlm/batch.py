@@ -1,7 +1,7 @@
 """From conversations with images to what a vision-language model and its experts take."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
@@ -42,8 +42,9 @@ class Example:
 
     Args:
         messages: chat messages, `{"role": ..., "content": [{"type": "text", "text": ...}, {"type": "image", "image":
-            PIL image}, ...]}`; content that is a plain text is one such entry.
-        answer: what the model shall say.
+            PIL image}, ...]}`; content that is a plain text is one such entry. What an assistant says in them is
+            learned, too.
+        answer: what the model shall say at the end.
         source: what the example was made from; it travels with the batch.
         keys: what the feature cache knows each image by, in reading order.
         categories: expert category of each image, None for none; () where no image has one.
@@ -128,12 +129,20 @@ def _to(value: Any, device: torch.device | str, non_blocking: bool) -> Any:
     return value.to(device, non_blocking=non_blocking) if isinstance(value, Tensor | ExpertImages) else value
 
 
+class _Turn(NamedTuple):
+    """Token ids, and whether they are to be learned."""
+
+    ids: list[int]
+    learned: bool
+
+
 class VLMProcessor:
     """Makes batches of a family's models. It can be pickled, for worker processes.
 
     Prompts follow the model's own chat template; its end-of-turn token is its tokenizer's `eos_token`. An answer is
-    tokenised by itself, with the end of turn, and follows the prompt's tokens. The VLM sees whole images; an expert
-    sees the supplied box, else the largest fitting detection, each with its category's margin, else the whole image.
+    tokenised by itself, with the end of turn, and follows the prompt's tokens; so are earlier turns of an assistant.
+    The VLM sees whole images; an expert sees the supplied box, else the largest fitting detection, each with its
+    category's margin, else the whole image.
 
     Args:
         processor: of Hugging Face, as `load_vlm` gives it.
@@ -205,11 +214,12 @@ class VLMProcessor:
         images = [image for several in pictures for image in several]
         names = [name for example in examples for name in example.names or example.keys]
         vision, counts = self._measure(names, images)
-        prompts = self._prompts(examples, [len(several) for several in pictures], counts)
-        answers = [[] if for_generation else self._answer(example) for example in examples]
+        turns = self._turns(examples, [len(several) for several in pictures], counts)
+        if not for_generation:
+            turns = [[*several, self._answer(example)] for several, example in zip(turns, examples, strict=True)]
         if with_pixels and images:
             vision = self._pixels(images, vision)
-        ids, mask, labels = self._pad(prompts, answers, left=for_generation)
+        ids, mask, labels = self._pad(turns, left=for_generation)
         types = {"mm_token_type_ids": (ids == self.family.placeholder(self.processor)).long()}
         return VLMBatch(
             input_ids=ids,
@@ -320,37 +330,67 @@ class VLMProcessor:
 
     # ------------------------------------------------------------------ tokens
 
-    def _prompts(self, examples: Sequence[Example], images: Sequence[int], counts: Sequence[int]) -> list[list[int]]:
-        """Token ids of every prompt, each placeholder repeated for every token of its image."""
+    def _turns(self, examples: Sequence[Example], images: Sequence[int], counts: Sequence[int]) -> list[list[_Turn]]:
+        """The prompt of each example in turns, each placeholder repeated for every token of its image."""
         token = self.processor.image_token
         before, after = self.family.wrap(self.processor)
         texts, wanted, start = [], [], 0
         for example, number in zip(examples, images, strict=True):
-            several = counts[start : start + number]
-            text = self.processor.apply_chat_template(
-                _without_pictures(example.messages), tokenize=False, add_generation_prompt=True
-            )
-            pieces = text.split(token)
-            if len(pieces) - 1 != number:
+            inserts = [before + token * count + after for count in counts[start : start + number]]
+            parts = self._split(example)
+            found = sum(text.count(token) for text, _ in parts)
+            if found != number:
                 raise ValueError(
-                    f"The prompt of {example.source!r} has {len(pieces) - 1} placeholders {token!r} for {number} "
+                    f"The prompt of {example.source!r} has {found} placeholders {token!r} for {number} "
                     "images. Keep the placeholder out of the text, and check the chat template."
                 )
-            inserts = [before + token * count + after for count in several]
-            texts.append("".join(a + b for a, b in zip(pieces, [*inserts, ""], strict=True)))
-            wanted.append(sum(several))
+            filled = iter(inserts)
+            texts.append([(_fill(text, token, filled), said) for text, said in parts])
+            wanted.append(sum(counts[start : start + number]))
             start += number
-        ids = self.processor.tokenizer(texts)["input_ids"]
-        for example, row, expected in zip(examples, ids, wanted, strict=True):
-            found = row.count(self.family.placeholder(self.processor))
-            if found != expected:
+        # Only what a prompt begins with gets the tokenizer's own first token.
+        first = self.processor.tokenizer([parts[0][0] for parts in texts])["input_ids"]
+        further = [text for parts in texts for text, _ in parts[1:]]
+        rest = iter(self.processor.tokenizer(further, add_special_tokens=False)["input_ids"] if further else ())
+        turns = [
+            [_Turn(ids, False), *(_Turn(next(rest), said) for _, said in parts[1:])]
+            for ids, parts in zip(first, texts, strict=True)
+        ]
+        for example, several, expected in zip(examples, turns, wanted, strict=True):
+            got = sum(turn.ids.count(self.family.placeholder(self.processor)) for turn in several)
+            if got != expected:
                 raise ValueError(
-                    f"The prompt of {example.source!r} has {found} placeholder tokens for {expected} image features. "
+                    f"The prompt of {example.source!r} has {got} placeholder tokens for {expected} image features. "
                     "The tokenizer must not truncate, and must know the placeholder as one token."
                 )
-        return ids
+        return turns
 
-    def _answer(self, example: Example) -> list[int]:
+    def _split(self, example: Example) -> list[tuple[str, bool]]:
+        """The prompt as text, cut around what an assistant says in it: the text, and whether it is said."""
+        messages = _without_pictures(example.messages)
+        whole, end = self._render(messages), self.processor.tokenizer.eos_token
+        parts, done = [], 0
+        for number, message in enumerate(messages):
+            if message["role"] != "assistant":
+                continue
+            before = self._render(messages[:number])
+            said = "".join(part["text"] for part in message["content"]).strip()
+            start = len(whole) - len(whole[len(before) :].lstrip())
+            if not (whole.startswith(before) and whole.startswith(said, start)):
+                raise ValueError(
+                    f"The chat template changes what the assistant says in {example.source!r}, so that it cannot be "
+                    "learned. Give the last answer alone, as `answer`."
+                )
+            stop = start + len(said)
+            stop += len(end) * whole.startswith(end, stop)
+            parts += [(whole[done:start], False), (whole[start:stop], True)]
+            done = stop
+        return [*parts, (whole[done:], False)]
+
+    def _render(self, messages: Sequence[Mapping[str, Any]]) -> str:
+        return self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+    def _answer(self, example: Example) -> _Turn:
         tokenizer = self.processor.tokenizer
         ids = tokenizer(example.answer + tokenizer.eos_token, add_special_tokens=False)["input_ids"]
         if self.family.placeholder(self.processor) in ids:
@@ -358,24 +398,31 @@ class VLMProcessor:
                 f"The answer of {example.source!r} holds {self.processor.image_token!r}, which stands for an image. "
                 "Take it out of the text."
             )
-        return ids
+        return _Turn(ids, True)
 
-    def _pad(
-        self, prompts: Sequence[list[int]], answers: Sequence[list[int]], left: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _pad(self, examples: Sequence[Sequence[_Turn]], left: bool) -> tuple[Tensor, Tensor, Tensor]:
         """(B, L) ids, attention mask and labels."""
         tokenizer = self.processor.tokenizer
         filler = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-        length = max(len(prompt) + len(answer) for prompt, answer in zip(prompts, answers, strict=True))
-        shape = (len(prompts), length)
+        lengths = [sum(len(turn.ids) for turn in turns) for turns in examples]
+        shape = (len(examples), max(lengths))
         ids, mask, labels = torch.full(shape, filler), torch.zeros(shape, dtype=torch.int64), torch.full(shape, IGNORED)
-        for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-            end = length if left else len(prompt) + len(answer)
-            begin = end - len(prompt) - len(answer)
-            ids[row, begin:end] = torch.tensor(prompt + answer)
-            mask[row, begin:end] = 1
-            labels[row, end - len(answer) : end] = torch.tensor(answer, dtype=torch.int64)
+        for row, (turns, length) in enumerate(zip(examples, lengths, strict=True)):
+            place = max(lengths) - length if left else 0
+            mask[row, place : place + length] = 1
+            for turn in turns:
+                part = slice(place, place + len(turn.ids))
+                ids[row, part] = torch.tensor(turn.ids, dtype=torch.int64)
+                if turn.learned and not left:
+                    labels[row, part] = ids[row, part]
+                place = part.stop
         return ids, mask, labels
+
+
+def _fill(text: str, placeholder: str, inserts: Iterator[str]) -> str:
+    """The text with the next of `inserts` in every placeholder's place."""
+    first, *rest = text.split(placeholder)
+    return first + "".join(next(inserts) + piece for piece in rest)
 
 
 def _parts(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:

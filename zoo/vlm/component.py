@@ -11,7 +11,6 @@ from zoo.cardfile import CARD
 from zoo.cards import Card, Score, save
 from zoo.module import ZooModule
 from zoo.registry import class_path_of
-from zoo.shelf import list_models, locate
 
 
 class VisionLanguageModel(ZooModule):
@@ -88,8 +87,3 @@ def _clear(folder: Path) -> None:
         for path in folder.iterdir():
             if path.suffix in (".json", ".jinja"):
                 path.unlink()
-
-
-def located(where: str) -> str:
-    """Where transformers finds a model: the folder of a name on the shelf; a folder or a hub id as it is."""
-    return str(locate(where)) if where in list_models() else where

@@ -5,11 +5,11 @@ there. Supervised attention is that of Liu et al., "Neural Machine Translation w
 what is supervised here is the first head of the first three layers:
 
 1. the tokens of a gallery image listen to the number in their label;
-2. the tokens of the query listen to those of the gallery image that shows the same instance;
-3. the answer listens to the tokens of the query.
+2. the tokens of a query listen to those of the gallery image that shows the same instance;
+3. an answer listens to the tokens of its query.
 
 What the first two steps are to bring is asked for at once, too: the tokens of a gallery image have to name its number,
-and those of the query the right one.
+and those of a query the right one.
 """
 
 from typing import Any, NamedTuple
@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from zoo.data.conversations import Conversation
 from zoo.vlm.batch import IGNORED, VLMBatch
+from zoo.vlm.pretrain_data import Matches
 
 STEPS = 3
 
@@ -61,9 +61,9 @@ def guide(batch: VLMBatch, placeholder: int, numbers: Tensor) -> Guide:
             several += 1
         images = places.split(counts[first : first + several])
         first += several
-        if not isinstance(example, Conversation) or not example.answer:
+        if not isinstance(example, Matches):
             continue
-        *gallery, query = images
+        gallery, queries = images[: -len(example.answers)], images[-len(example.answers) :]
         end = 0
         for image in gallery:
             start = int(image[0])
@@ -71,11 +71,14 @@ def guide(batch: VLMBatch, placeholder: int, numbers: Tensor) -> Guide:
             wanted[0, row, image[:, None], labels] = True
             names[row, image] = int(ids[row, labels[-1]])
             end = int(image[-1]) + 1
-        right = gallery[example.answer - 1]
-        wanted[1, row, query[:, None], right] = True
-        names[row, query] = int(names[row, right[0]])
-        before_answer = (batch.labels[row, 1:] != IGNORED).nonzero()
-        wanted[2, row, before_answer, query] = True
+        before_answers = (batch.labels[row, 1:] != IGNORED).nonzero()[:, 0]
+        for query, answer in zip(queries, example.answers, strict=True):
+            right = gallery[answer - 1]
+            wanted[1, row, query[:, None], right] = True
+            names[row, query] = int(names[row, right[0]])
+            later = before_answers[before_answers > query[-1]]
+            wanted[2, row, later] = False  # an answer is about the last query before it
+            wanted[2, row, later[:, None], query] = True
     return Guide(wanted, names)
 
 

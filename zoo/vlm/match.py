@@ -15,11 +15,10 @@ from zoo.contracts import FusionAdapter, IdentityEncoder
 from zoo.distributed import sum_over_ranks, world_size
 from zoo.module import Optim
 from zoo.vlm.batch import Detection, VLMBatch, VLMProcessor
-from zoo.vlm.component import located
-from zoo.vlm.families import load_vlm
 from zoo.vlm.features import model_key
 from zoo.vlm.fused import FusedVLM
 from zoo.vlm.gallery_stage import GalleryStage
+from zoo.vlm.loading import load_vlm
 from zoo.vlm.towers import tower_key
 
 _MADE_OF = "made_of"
@@ -86,7 +85,7 @@ class MatchStage(GalleryStage):
         """Load the model and the experts, and make the adapters."""
         if hasattr(self, "fused"):
             return
-        vlm, processor = load_vlm(located(self.vlm_name), self.dtype_name, self.attention)
+        vlm, processor = load_vlm(self.vlm_name, self.dtype_name, self.attention)
         if self.gradient_checkpointing:
             vlm.gradient_checkpointing_enable({"use_reentrant": False})
         experts = {category: self._load_expert(category, card) for category, card in self.expert_names.items()}

@@ -10,16 +10,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image, ImageDraw
 
 from zoo.data.conversations import Conversation, ImageRef
 from zoo.data.images import UnreadableImage, read_image
 from zoo.data.samplers import Key
-from zoo.pictures import GREEN, GREY, PALE, RED, framed, heat, save_png, sheet
+from zoo.drawing import Occasion, RunPictures
+from zoo.pictures import GREEN, GREY, PALE, RED, framed, heat, sheet
 from zoo.vlm.batch import VLMBatch, VLMProcessor
-from zoo.vlm.data import ConversationDataset, Unread
+from zoo.vlm.examples import ConversationDataset, Unread
 from zoo.vlm.fused import Seen
 from zoo.vlm.gallery_stage import GalleryStage
 
@@ -65,7 +64,7 @@ class Judged(NamedTuple):
     looks: dict[int, list[Look]]
 
 
-class MatchPictures(Callback):
+class MatchPictures(RunPictures):
     """Draws before training, every few epochs and at the end, into TensorBoard and the run's `pictures` folder.
 
     The conversations are the same every time, spread over each category's. Whatever goes wrong with a picture is said,
@@ -77,43 +76,23 @@ class MatchPictures(Callback):
     """
 
     def __init__(self, every_n_epochs: int = 1, conversations: int = 8) -> None:
-        self.every_n_epochs, self.conversations = every_n_epochs, conversations
+        super().__init__(every_n_epochs)
+        self.conversations = conversations
 
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.every_n_epochs and isinstance(pl_module, GalleryStage):
-            last = trainer.max_epochs is not None and trainer.current_epoch == trainer.max_epochs - 1
-            if trainer.sanity_checking:
-                self._draw(trainer, pl_module, "val", "before training", step=0)
-            elif trainer.state.fn == "validate":
-                self._draw(trainer, pl_module, "val", "", trainer.global_step)
-            elif last or (trainer.current_epoch + 1) % self.every_n_epochs == 0:
-                self._draw(trainer, pl_module, "val", f"epoch {trainer.current_epoch + 1}", trainer.global_step)
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.every_n_epochs and isinstance(pl_module, GalleryStage):
-            self._draw(trainer, pl_module, "test", "", trainer.global_step)
-
-    def _draw(self, trainer: Trainer, module: GalleryStage, split: str, title: str, step: int) -> None:
-        if not trainer.loggers or trainer.fast_dev_run:  # type: ignore[attr-defined]
+    def draw(self, trainer: Trainer, module: LightningModule, occasion: Occasion) -> None:
+        if not isinstance(module, GalleryStage) or not trainer.is_global_zero:
             return
-        folder = Path(trainer.log_dir or ".") / "pictures"  # asked of all ranks: Lightning broadcasts it
-        if not trainer.is_global_zero:
-            return
-        title = f"{split} galleries, {title}" if title else f"{split} galleries"
+        title = occasion.titled("galleries")
         try:
             with trainer.precision_plugin.val_step_context():
-                judged = list(self._judged(trainer, module, split))
+                judged = list(self._judged(trainer, module, occasion.split))
             pictures = {"galleries": gallery_sheet(judged, title)} if judged else {}
             if any(one.looks for one in judged):
                 place = "before" if module.fused.before_projector else "after"
                 pictures["attention"] = attention_sheet(judged, f"{title}: attention {place} the projector")
-            for name, picture in pictures.items():
-                save_png(picture, folder / f"{split}_{name}_{step:06d}.png")
-                for logger in trainer.loggers:
-                    if isinstance(logger, TensorBoardLogger):
-                        logger.experiment.add_image(f"{split}/{name}", np.asarray(picture), step, dataformats="HWC")
+            self.keep(trainer, pictures, occasion)
         except Exception as error:  # whatever it is: pictures are worth less than the run
-            log.warning("No pictures of the %s at step %d: %s: %s", title, step, type(error).__name__, error)
+            log.warning("No pictures of the %s at step %d: %s: %s", title, occasion.step, type(error).__name__, error)
 
     def _judged(self, trainer: Trainer, module: GalleryStage, split: str) -> Iterator[Judged]:
         loaders: Any = trainer.test_dataloaders if split == "test" else trainer.val_dataloaders

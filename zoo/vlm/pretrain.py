@@ -9,14 +9,14 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from zoo.cards import Card
-from zoo.data.conversations import Conversation
 from zoo.module import Optim
 from zoo.vlm.batch import IGNORED, VLMBatch, VLMProcessor
-from zoo.vlm.component import located, save_vlm
-from zoo.vlm.families import load_vlm
+from zoo.vlm.component import save_vlm
 from zoo.vlm.fused import FusedVLM
 from zoo.vlm.gallery_stage import GalleryStage
 from zoo.vlm.guidance import guide, listening_loss, number_tokens
+from zoo.vlm.loading import load_vlm
+from zoo.vlm.pretrain_data import Matches
 from zoo.vlm.small import small_processor, small_tokenizer, small_vlm
 
 
@@ -66,7 +66,7 @@ class PretrainStage(GalleryStage):
         """Load the model, or make one and its tokenizer."""
         if hasattr(self, "fused"):
             return
-        network, self.processor = self._new() if self.start is None else load_vlm(located(self.start))
+        network, self.processor = self._new() if self.start is None else load_vlm(self.start)
         if self.guidance:
             network.set_attn_implementation("eager")  # the others do not say what they attend to
             self.numbers = number_tokens(self.processor.tokenizer)
@@ -115,8 +115,10 @@ class PretrainStage(GalleryStage):
         each = F.cross_entropy(logits.float(), labels, reduction="none")
         # A caption counts by the mean of its tokens, a choice by their sum: only its number is hard to tell.
         rows = (batch.labels[:, 1:] != IGNORED).nonzero()[:, 0]
-        choices = torch.tensor([isinstance(example, Conversation) for example in batch.examples], device=rows.device)
-        lengths = torch.bincount(rows, minlength=len(batch.labels)).masked_fill(choices, 1)
+        lengths = torch.bincount(rows, minlength=len(batch.labels))
+        for row, example in enumerate(batch.examples):
+            if isinstance(example, Matches):
+                lengths[row] = len(example.answers)
         answered = (each / lengths[rows]).sum() / len(batch.labels)
         self.log("train/loss", answered, prog_bar=True, batch_size=len(batch.labels))
         return answered + guided

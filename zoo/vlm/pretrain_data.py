@@ -1,5 +1,6 @@
 """PretrainData: what a small vision-language model learns from: captions of scenes and of portraits, easy galleries."""
 
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,9 +18,10 @@ from zoo.data.index import IdentityIndex
 from zoo.data.samplers import Key, MixedSampler, ShuffledSampler
 from zoo.distributed import rank, world_size
 from zoo.vlm.batch import Example
-from zoo.vlm.data import Collate, ConversationData, ConversationDataset, Unread, index_of, open_image
+from zoo.vlm.data import ConversationData, index_of
+from zoo.vlm.examples import Collate, Unread, open_image
 from zoo.vlm.features import image_key
-from zoo.vlm.prompts import stage_one
+from zoo.vlm.prompts import option, stage_one
 from zoo.vlm.towers import KeptImage
 from zoo.world import Scenes, World
 
@@ -60,14 +62,24 @@ class ToldDataset(Dataset[Example | Unread]):
         return Example([{"role": "user", "content": content}], answer, path, (image_key(path, ()),))
 
 
-class EasyDataset(ConversationDataset):
-    """Galleries that are easier still, drawn by (seed, epoch, row), so that comparing images can be learned at all.
+class Matches(NamedTuple):
+    """What a gallery with several queries was made of: the place of the right image of each query, from 1."""
+
+    answers: tuple[int, ...]
+
+
+class EasyDataset(Dataset[Example | Unread]):
+    """Galleries that are easier still, and queried several times, so that comparing images can be learned at all.
+
+    One image of the gallery after another is asked for, in turns of one talk, by another image of its instance; all is
+    drawn by (seed, epoch, row).
 
     Args:
         conversations: one of several collections, by number.
         rows: (N, 2) int64 collection and conversation of each row.
-        same: share of galleries whose query is the right image itself.
-        strange: share of galleries whose other images are of any category.
+        queries: of each gallery.
+        same: share of queries that are the right image itself.
+        strange: share of galleries whose images are of any category.
         seed: of the draws.
         decode, unkept: as in `ConversationDataset`.
     """
@@ -76,26 +88,76 @@ class EasyDataset(ConversationDataset):
         self,
         conversations: Sequence[Conversations],
         rows: np.ndarray,
+        queries: int,
         same: float,
         strange: float,
         seed: int = 0,
         decode: bool = True,
         unkept: Collection[Path] = (),
     ) -> None:
-        super().__init__(conversations, rows, no_match=False, decode=decode, unkept=unkept)
-        self.same, self.strange, self.seed = same, strange, seed
+        self.conversations, self.rows, self.queries = conversations, rows, queries
+        self.same, self.strange, self.seed, self.decode, self.unkept = same, strange, seed, decode, unkept
+        self.paths_of: dict[tuple[Path, str], list[Path]] = defaultdict(list)  # of each instance
+        for collection, part in enumerate(conversations):
+            own = rows[rows[:, 0] == collection, 1]
+            known = {*zip(part.column("query_identity")[own], part.column("query_path")[own], strict=True)}
+            for identity, path in sorted(known):
+                self.paths_of[part.root, str(identity)].append(part.root / str(path))
 
-    def images_of(self, key: Key, root: Path, conversation: Conversation) -> list[tuple[Path, ImageRef]]:
-        images, rng = super().images_of(key, root, conversation), np.random.default_rng((self.seed, *key))
-        right = conversation.answer - 1
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: Key) -> Example | Unread:
+        gallery, queries, answers, category = self.draw(key)
+        try:
+            images = [open_image(path, self.decode or path in self.unkept) for path in (*gallery, *queries)]
+            keys = tuple(image_key(path, ()) for path in (*gallery, *queries))
+        except UnreadableImage as error:
+            return Unread(str(error))
+        shown, first, *further = images[: len(gallery)], *images[len(gallery) :]
+        messages = stage_one(shown, first, category)
+        for image, answer in zip(further, answers, strict=False):
+            messages.append({"role": "assistant", "content": option(category, answer)})
+            content = [{"type": "text", "text": "Query"}, {"type": "image", "image": image}]
+            messages.append({"role": "user", "content": content})
+        return Example(messages, option(category, answers[-1]), Matches(answers), keys)
+
+    def draw(self, key: Key) -> tuple[list[Path], list[Path], tuple[int, ...], str]:
+        """Files of a gallery, files of its queries, the place of the right image of each, and the category."""
+        rng = np.random.default_rng((self.seed, *key))
+        root, conversation = self._at(key.row)
+        gallery = [(root, ref) for ref in conversation.gallery]
         if rng.random() < self.strange:
-            for place in range(len(images) - 1):
-                if place != right:
-                    folder, stranger = self.at(int(rng.integers(len(self.rows))))
-                    images[place] = (folder / stranger.query.path, stranger.query)
-        if rng.random() < self.same:
-            images[-1] = images[right]
-        return images
+            gallery = self._strangers(len(gallery), rng)
+        places = rng.integers(len(gallery), size=self.queries)
+        queries = [self._another(gallery[place], rng) for place in places]
+        return (
+            [where / ref.path for where, ref in gallery],
+            queries,
+            tuple((places + 1).tolist()),
+            conversation.category,
+        )
+
+    def _at(self, row: int) -> tuple[Path, Conversation]:
+        collection, number = self.rows[row].tolist()
+        return self.conversations[collection].root, self.conversations[collection][number]
+
+    def _strangers(self, k: int, rng: np.random.Generator) -> list[tuple[Path, ImageRef]]:
+        """Images of k instances of any category; fewer where there are not as many."""
+        found: dict[tuple[Path, str], tuple[Path, ImageRef]] = {}
+        for row in rng.permutation(len(self.rows)):
+            root, conversation = self._at(row)
+            found.setdefault((root, conversation.query.identity), (root, conversation.query))
+            if len(found) == k:
+                break
+        return list(found.values())
+
+    def _another(self, image: tuple[Path, ImageRef], rng: np.random.Generator) -> Path:
+        """Another image of the same instance; the same image, where that is drawn or there is no other."""
+        root, ref = image
+        same = root / ref.path
+        others = [path for path in self.paths_of[root, ref.identity] if path != same]
+        return others[rng.integers(len(others))] if others and rng.random() >= self.same else same
 
 
 class JoinedDataset(Dataset):
@@ -127,8 +189,9 @@ class PretrainData(ConversationData):
         scenes: scenes with several instances and their captions; null for none.
         told: share of a training batch that is captions, of scenes and of portraits alike, to the nearest number that
             all processes have equally many of; the rest is galleries.
-        same: share of the training galleries whose query is the right image itself.
-        strange: share of the training galleries whose other images are of any category.
+        queries: of each training gallery.
+        same: share of the training queries that are the right image itself.
+        strange: share of the training galleries whose images are of any category.
         world: category -> wing, for portraits and galleries.
         encoder: card of the encoder that the galleries are mined with.
         k: images in a gallery; or (fewest, most).
@@ -147,6 +210,7 @@ class PretrainData(ConversationData):
         world: dict[str, World],
         scenes: Scenes | None = None,
         told: float = 0.5,
+        queries: int = 1,
         same: float = 0.0,
         strange: float = 0.0,
         encoder: str = "general_mobilenetv3s050.world",
@@ -173,9 +237,12 @@ class PretrainData(ConversationData):
             workers=workers,
             seed=seed,
         )
+        if queries < 1:
+            raise ValueError(f"data.queries is {queries}. Give 1 or more for each gallery.")
         if not 0 <= told <= 1:
             raise ValueError(f"data.told is {told}. Give the share of captions in a batch, from 0 to 1.")
-        self.scenes, self.told, self.same, self.strange = scenes, told, same, strange
+        self.scenes, self.told = scenes, told
+        self.queries, self.same, self.strange = queries, same, strange
 
     def prepare_data(self) -> None:
         super().prepare_data()
@@ -215,7 +282,14 @@ class PretrainData(ConversationData):
         # Equally many on each process, and on none without any that were asked for.
         captions = world_size() * max(round(self.told * self.batch_size / world_size()), int(self.told > 0))
         galleries = EasyDataset(
-            self.conversations, self.rows("train"), self.same, self.strange, self.seed, self._decodes, self.unkept
+            self.conversations,
+            self.rows("train"),
+            self.queries,
+            self.same,
+            self.strange,
+            self.seed,
+            self._decodes,
+            self.unkept,
         )
         told = ToldDataset(self.items, self.seed, self._decodes, self.unkept)
         sizes = {told: captions, galleries: self.batch_size - captions}

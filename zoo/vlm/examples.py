@@ -1,0 +1,137 @@
+"""Conversations as examples, and examples as batches, of a vision-language model."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from zoo.data.conversations import Conversation, Conversations, ImageRef
+from zoo.data.images import UnreadableImage, image_size, read_image
+from zoo.data.samplers import Key
+from zoo.vlm.batch import Example, VLMBatch, VLMProcessor
+from zoo.vlm.features import image_key
+from zoo.vlm.prompts import option, stage_one
+
+
+class Unread(NamedTuple):
+    """A conversation that is left out whole, since one of its images cannot be had: "path: reason"."""
+
+    reason: str
+
+
+class ConversationDataset(Dataset[Example | Unread]):
+    """Conversations as examples of stage 1.
+
+    Args:
+        conversations: one of several collections, by number.
+        rows: (N, 2) int64 collection and conversation of each row.
+        no_match: whether questions offer that none matches.
+        decode: False gives blank images of the right size, for features that are cached.
+        unkept: images that are decoded all the same, since their features could not be had.
+    """
+
+    def __init__(
+        self,
+        conversations: Sequence[Conversations],
+        rows: np.ndarray,
+        no_match: bool,
+        decode: bool = True,
+        unkept: Collection[Path] = (),
+    ) -> None:
+        self.conversations, self.rows, self.no_match = conversations, rows, no_match
+        self.decode, self.unkept = decode, unkept
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def at(self, row: int) -> tuple[Path, Conversation]:
+        """Folder of the images, and the conversation, of a row."""
+        collection, number = self.rows[row]
+        conversations = self.conversations[collection]
+        return conversations.root, conversations[int(number)]
+
+    def images_of(self, key: Key, root: Path, conversation: Conversation) -> list[tuple[Path, ImageRef]]:
+        """File and reference of the images to show for a conversation, the query last."""
+        return [(root / ref.path, ref) for ref in (*conversation.gallery, conversation.query)]
+
+    def __getitem__(self, key: Key) -> Example | Unread:
+        root, conversation = self.at(key.row)
+        number = self.rows[key.row, 1]
+        paths, refs = zip(*self.images_of(key, root, conversation), strict=True)
+        it = f"(conversation {number} of {conversation.category})"  # in errors: several may lack the same image
+        try:
+            images = [open_image(path, self.decode or path in self.unkept) for path in paths]
+            keys = tuple(image_key(path, ()) for path in paths)
+        except UnreadableImage as error:
+            return Unread(f"{error} {it}")
+        return Example(
+            messages=stage_one(images[:-1], images[-1], conversation.category, self.no_match),
+            answer=option(conversation.category, conversation.answer),
+            source=conversation,
+            keys=keys,
+            categories=(conversation.category,) * len(refs),
+            boxes=tuple(ref.box for ref in refs),
+            names=tuple(f"{ref.path} {it}" for ref in refs),
+        )
+
+
+class Collate:
+    """Examples -> a batch, without those that cannot be used. A class, so that worker processes can be spawned.
+
+    Args:
+        batcher: of the model.
+        with_pixels: False where features are cached.
+        for_generation: prompts only, padded on the left.
+    """
+
+    def __init__(self, batcher: VLMProcessor, with_pixels: bool = True, for_generation: bool = False) -> None:
+        self.batcher, self.with_pixels, self.for_generation = batcher, with_pixels, for_generation
+
+    def __call__(self, items: Sequence[Example | Unread]) -> VLMBatch:
+        examples, skipped = [], []
+        for item in items:
+            reason = item.reason if isinstance(item, Unread) else self.batcher.unfit(item)
+            if reason is not None:
+                skipped.append(reason)
+            elif isinstance(item, Example):
+                examples.append(item)
+        if not examples:
+            return _nothing(skipped)
+        return self.batcher(examples, with_pixels=self.with_pixels, for_generation=self.for_generation, skipped=skipped)
+
+
+def _nothing(skipped: Sequence[str]) -> VLMBatch:
+    none = torch.zeros(0, 0, dtype=torch.int64)
+    return VLMBatch(none, none, none, {}, {}, none.flatten(), {}, (), (), tuple(skipped))
+
+
+@dataclass(frozen=True)
+class Blank:
+    """Stands for an image of which only the size is needed, in pixels: width and height."""
+
+    size: tuple[int, int]
+    mode: str = "RGB"
+
+    @property
+    def width(self) -> int:
+        return self.size[0]
+
+    @property
+    def height(self) -> int:
+        return self.size[1]
+
+
+def open_image(path: Path, decode: bool = True) -> Any:
+    """An image, or a `Blank` of its size.
+
+    Raises:
+        UnreadableImage: missing, or not an image; with the path.
+    """
+    try:
+        return read_image(path) if decode else Blank(image_size(path))
+    except UnreadableImage as error:
+        raise UnreadableImage(f"{path}: {error}") from error
