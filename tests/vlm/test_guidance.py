@@ -5,7 +5,7 @@ import torch
 from tests.vlm.test_fused import fused_of
 from tests.vlm.tiny import picture
 from zoo.vlm.batch import IGNORED, Example
-from zoo.vlm.guidance import guide, listening_loss, number_tokens
+from zoo.vlm.guidance import guide, listening_loss, naming_loss, number_tokens
 from zoo.vlm.pretrain_data import Matches
 from zoo.vlm.prompts import option, stage_one
 
@@ -30,7 +30,7 @@ def test_each_step_points_where_it_should() -> None:
     batch = batcher([caption(), matching(3, 2), matching(2, 1, 2, 1)])
     placeholder = fused.family.placeholder(batcher.processor)
     wanted, names = guide(batch, placeholder, number_tokens(tokenizer))
-    assert not wanted[:, 0].any() and (names[0] == IGNORED).all()  # a caption is left alone
+    assert not wanted[:, 0].any() and (names[:, 0] == IGNORED).all()  # a caption is left alone
     counts = batch.image_tokens.tolist()
     for row, (first, k, answers) in {1: (1, 3, (2,)), 2: (5, 2, (1, 2, 1))}.items():
         images = (batch.input_ids[row] == placeholder).nonzero()[:, 0].split(counts[first : first + k + len(answers)])
@@ -39,13 +39,14 @@ def test_each_step_points_where_it_should() -> None:
             for token in image.tolist():
                 heard = batch.input_ids[row][wanted[0, row, token]]
                 assert tokenizer.decode(heard).strip() == str(number)
-                assert tokenizer.decode([names[row, token]]).strip() == str(number)
-        assert (names[row] != IGNORED).sum() == sum(map(len, images))
+                assert tokenizer.decode([names[0, row, token]]).strip() == str(number)
+        assert (names[0, row] != IGNORED).sum() == sum(map(len, gallery))
+        assert (names[1, row] != IGNORED).sum() == sum(map(len, queries))
         said = (batch.labels[row] != IGNORED).nonzero()[:, 0] - 1  # what predicts the answers' tokens
         assert wanted[2, row].any(-1).nonzero()[:, 0].tolist() == said.tolist()
         ends = [*(int(query[0]) for query in queries[1:]), batch.input_ids.shape[1]]
         for query, answer, end in zip(queries, answers, ends, strict=True):
-            assert {tokenizer.decode([name]).strip() for name in names[row, query]} == {str(answer)}
+            assert {tokenizer.decode([name]).strip() for name in names[1, row, query]} == {str(answer)}
             assert not wanted[0, row, query].any()
             for token in query.tolist():
                 assert wanted[1, row, token].nonzero()[:, 0].tolist() == gallery[answer - 1].tolist()
@@ -78,3 +79,19 @@ def test_numbers_are_the_tokens_with_a_digit() -> None:
     tokenizer = batcher.processor.tokenizer
     texts = [tokenizer.decode([token]) for token in number_tokens(tokenizer).tolist()]
     assert len(texts) >= 10 and all(any(map(str.isdigit, text)) for text in texts)
+
+
+def test_numbers_are_named_right_after_their_step() -> None:
+    head = torch.nn.Linear(4, 7, bias=False)
+    states = tuple(torch.randn(2, 5, 4) for _ in range(4))
+    names = torch.full((2, 2, 5), IGNORED)
+    names[0, 0, 1], names[0, 1, 2], names[1, 1, 4] = 6, 3, 0
+
+    def cost(step: int, row: int, place: int) -> torch.Tensor:
+        state = states[step][row, place]
+        logits = head(state / (state.square().mean() + torch.finfo(torch.float32).eps).sqrt())
+        return logits.logsumexp(0) - logits[names[step - 1, row, place]]
+
+    expected = (cost(1, 0, 1) + cost(1, 1, 2)) / 2 + cost(2, 1, 4)
+    torch.testing.assert_close(naming_loss(states, names, head), expected)
+    assert naming_loss(states, torch.full((2, 2, 5), IGNORED), head) == 0

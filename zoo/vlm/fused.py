@@ -158,11 +158,15 @@ class FusedVLM(ZooModule):
         with self._reading(batch, features) as inputs:
             return self.vlm.model(**inputs, use_cache=False)[0]
 
-    def hidden_and_attentions(self, batch: VLMBatch, features: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The same, and what every layer of an eager model attends to, (B, heads, L, L)."""
+    def inside(self, batch: VLMBatch, features: Tensor) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """The same, with what every layer of an eager model gives and attends to, for those who guide it.
+
+        Returns:
+            (B, L, H) last hidden states, (B, L, H) before the first layer and after each, (B, heads, L, L) attention.
+        """
         with self._reading(batch, features) as inputs:
-            read = self.vlm.model(**inputs, use_cache=False, output_attentions=True)
-        return read[0], read.attentions
+            read = self.vlm.model(**inputs, use_cache=False, output_attentions=True, output_hidden_states=True)
+        return read[0], read.hidden_states, read.attentions
 
     @contextmanager
     def _reading(self, batch: VLMBatch, features: Tensor) -> Iterator[dict[str, Tensor]]:

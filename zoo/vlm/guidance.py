@@ -8,14 +8,16 @@ what is supervised here is the first head of the first three layers:
 2. the tokens of a query listen to those of the gallery image that shows the same instance;
 3. an answer listens to the tokens of its query.
 
-What the first two steps are to bring is asked for at once, too: the tokens of a gallery image have to name its number,
-and those of a query the right one.
+What the first two steps are to bring is asked for on the spot, too: after the first layer the tokens of a gallery image
+have to name its number, and after the second those of a query the right one. Asked for at the end, they would learn it
+in later layers, where the next step cannot use it.
 """
 
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from zoo.vlm.batch import IGNORED, VLMBatch
 from zoo.vlm.pretrain_data import Matches
@@ -34,7 +36,8 @@ class Guide(NamedTuple):
 
     Args:
         listens: (3, B, L, L) bool, for each step and conversation: row listens to column.
-        names: (B, L) int64, id of the number that a token has to name, -100 for none.
+        names: (2, B, L) int64, id of the number that a token has to name after the first and after the second step,
+            -100 for none.
     """
 
     listens: Tensor
@@ -51,7 +54,7 @@ def guide(batch: VLMBatch, placeholder: int, numbers: Tensor) -> Guide:
     """
     ids = batch.input_ids
     wanted = torch.zeros(STEPS, *ids.shape, ids.shape[1], dtype=torch.bool, device=ids.device)
-    names = torch.full_like(ids, IGNORED)
+    names = torch.full((2, *ids.shape), IGNORED, device=ids.device)
     counts, first = batch.image_tokens.tolist(), 0
     is_number = torch.isin(ids, numbers.to(ids.device))
     for row, example in enumerate(batch.examples):
@@ -69,13 +72,13 @@ def guide(batch: VLMBatch, placeholder: int, numbers: Tensor) -> Guide:
             start = int(image[0])
             labels = is_number[row, end:start].nonzero()[:, 0] + end
             wanted[0, row, image[:, None], labels] = True
-            names[row, image] = int(ids[row, labels[-1]])
+            names[0, row, image] = int(ids[row, labels[-1]])
             end = int(image[-1]) + 1
         before_answers = (batch.labels[row, 1:] != IGNORED).nonzero()[:, 0]
         for query, answer in zip(queries, example.answers, strict=True):
             right = gallery[answer - 1]
             wanted[1, row, query[:, None], right] = True
-            names[row, query] = int(names[row, right[0]])
+            names[1, row, query] = int(names[0, row, right[0]])
             later = before_answers[before_answers > query[-1]]
             wanted[2, row, later] = False  # an answer is about the last query before it
             wanted[2, row, later[:, None], query] = True
@@ -96,3 +99,19 @@ def listening_loss(attentions: tuple[Tensor, ...], wanted: Tensor) -> Tensor:
         if own.any()
     ]
     return torch.stack(losses).sum() if losses else attentions[0].new_zeros(())
+
+
+def naming_loss(states: tuple[Tensor, ...], names: Tensor, head: nn.Module) -> Tensor:
+    """Mean cross entropy of the numbers that tokens have to name, summed over the steps.
+
+    Args:
+        states: (B, L, H) before the first layer, and after each.
+        names: (2, B, L) int64, see `Guide`.
+        head: of the language model; it expects normalised states.
+    """
+    losses = [
+        F.cross_entropy(head(F.rms_norm(state[own], state.shape[-1:])).float(), step[own])
+        for state, step, own in zip(states[1:], names, names != IGNORED, strict=False)
+        if own.any()
+    ]
+    return torch.stack(losses).sum() if losses else states[0].new_zeros(())

@@ -14,7 +14,7 @@ from zoo.vlm.batch import IGNORED, VLMBatch, VLMProcessor
 from zoo.vlm.component import save_vlm
 from zoo.vlm.fused import FusedVLM
 from zoo.vlm.gallery_stage import GalleryStage
-from zoo.vlm.guidance import guide, listening_loss, number_tokens
+from zoo.vlm.guidance import guide, listening_loss, naming_loss, number_tokens
 from zoo.vlm.loading import load_vlm
 from zoo.vlm.pretrain_data import Matches
 from zoo.vlm.small import small_processor, small_tokenizer, small_vlm
@@ -103,10 +103,10 @@ class PretrainStage(GalleryStage):
     def training_step(self, batch: VLMBatch, batch_idx: int) -> Tensor:
         features, weight = self.fused.image_features(batch, self.see(batch)), self._guidance_now()
         if weight:
-            hidden, attentions = self.fused.hidden_and_attentions(batch, features)
+            hidden, states, attentions = self.fused.inside(batch, features)
             wanted = guide(batch, self.fused.family.placeholder(self.processor), self.numbers)
             listening = listening_loss(attentions, wanted.listens)
-            naming = self._naming_loss(hidden, wanted.names)
+            naming = naming_loss(states, wanted.names, self.fused.vlm.get_output_embeddings())
             self.log_dict({"train/listening": listening, "train/naming": naming}, batch_size=len(batch.labels))
             guided = weight * (listening + naming)
         else:
@@ -122,11 +122,6 @@ class PretrainStage(GalleryStage):
         answered = (each / lengths[rows]).sum() / len(batch.labels)
         self.log("train/loss", answered, prog_bar=True, batch_size=len(batch.labels))
         return answered + guided
-
-    def _naming_loss(self, hidden: Tensor, names: Tensor) -> Tensor:
-        head: Any = self.fused.vlm.get_output_embeddings()
-        there = names != IGNORED
-        return F.cross_entropy(head(hidden[there]).float(), names[there]) if there.any() else hidden.new_zeros(())
 
     def _guidance_now(self) -> float:
         progress = self.global_step / max(1, int(self.trainer.estimated_stepping_batches))
