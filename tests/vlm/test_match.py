@@ -1,5 +1,6 @@
 """MatchStage: what trains, what it learns from, and what its checkpoints hold."""
 
+import copy
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -82,7 +83,9 @@ def test_the_loss_is_that_of_the_answers_tokens(data_folder, tmp_path):
     """With gates at 0: the logits of the base model, of all tokens, and the mean by hand over those to be learned."""
     model = stage()
     batch = first_batch(model, data_in(data_folder), tmp_path)
-    loss = model.training_step(batch, 0)
+    step = copy.deepcopy(batch)
+    loss = model.training_step(step, 0)
+    assert "pixel_values" not in step.vision and not any(len(images.pixels) for images in step.experts.values())
     plain, _ = load_vlm(base())
     text = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, **batch.text}
     with torch.no_grad():
@@ -118,7 +121,7 @@ def test_gradient_checkpointing_computes_again_and_gives_the_same_gradients(data
         layers = model.fused.vlm.model.language_model.layers
         for layer in layers:
             layer.self_attn.register_forward_pre_hook(lambda *_, c=calls: c.append(True))
-        model.training_step(batch, 0).backward()
+        model.training_step(copy.deepcopy(batch), 0).backward()
         gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad}
         found[again] = gradients, len(calls) / len(layers)
         assert not any(layer.self_attn.training for layer in layers), "dropout stays off"

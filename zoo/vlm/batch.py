@@ -122,6 +122,12 @@ class VLMBatch:
         """The same on another device."""
         return VLMBatch(**{field.name: _to(getattr(self, field.name), device, non_blocking) for field in fields(self)})
 
+    def drop_pixels(self) -> None:
+        """Free the images once they have been seen: the language model's memory comes on top of them otherwise."""
+        self.vision.pop("pixel_values", None)
+        for images in self.experts.values():
+            images.pixels = images.pixels[:0].clone()
+
 
 def _to(value: Any, device: torch.device | str, non_blocking: bool) -> Any:
     if isinstance(value, dict):

@@ -159,7 +159,9 @@ class MatchStage(GalleryStage):
     # ------------------------------------------------------------------ steps
 
     def training_step(self, batch: VLMBatch, batch_idx: int) -> Tensor:
-        logits, labels = self.fused.answer_logits(batch, self.see(batch))
+        seen = self.see(batch)
+        batch.drop_pixels()
+        logits, labels = self.fused.answer_logits(batch, seen)
         # The mean over the answers' tokens of all processes: they need not have equally many.
         count = sum_over_ranks(torch.tensor(len(labels), device=labels.device))
         loss = F.cross_entropy(logits.float(), labels, reduction="sum") * world_size() / count
