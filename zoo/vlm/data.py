@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from zoo.cards import card
 from zoo.data.cameras import without_useless_cameras
@@ -22,7 +22,7 @@ from zoo.data.join import Source, read_sources
 from zoo.data.leaks import refuse_shared_identities
 from zoo.data.mining import MINING, build
 from zoo.data.resuming import ResumableData
-from zoo.data.samplers import ShardSampler, ShuffledSampler
+from zoo.data.samplers import ShardSampler, ShuffledSampler, StepSampler
 from zoo.distributed import rank, world_size
 from zoo.vlm.batch import VLMBatch, VLMProcessor
 from zoo.vlm.examples import Collate, ConversationDataset
@@ -266,6 +266,9 @@ class ConversationData(ResumableData):
         sampler = ShuffledSampler(
             np.arange(len(dataset)), self.batch_size, self.seed, rank(), world_size(), self.steps_per_epoch
         )
+        return self._train_loader(dataset, sampler)
+
+    def _train_loader(self, dataset: Dataset, sampler: StepSampler) -> DataLoader:
         sampler.resume(**self.resume_at)
         return DataLoader(
             dataset,

@@ -19,7 +19,7 @@ from zoo.data.samplers import Key, MixedSampler, ShuffledSampler
 from zoo.distributed import rank, world_size
 from zoo.vlm.batch import Example
 from zoo.vlm.data import ConversationData, index_of
-from zoo.vlm.examples import Collate, Unread, open_image
+from zoo.vlm.examples import Unread, open_image
 from zoo.vlm.features import image_key
 from zoo.vlm.prompts import option, stage_one
 from zoo.vlm.towers import KeptImage
@@ -299,12 +299,4 @@ class PretrainData(ConversationData):
             for part, size in parts.items()
         ]
         sampler = MixedSampler(samplers, self.steps_per_epoch)
-        sampler.resume(**self.resume_at)
-        return DataLoader(
-            JoinedDataset(list(parts)),
-            batch_size=self.batch_size // world_size(),
-            sampler=sampler,
-            collate_fn=Collate(self._batcher, self._decodes),
-            persistent_workers=self.workers > 0,
-            **self._loading,
-        )
+        return self._train_loader(JoinedDataset(list(parts)), sampler)
