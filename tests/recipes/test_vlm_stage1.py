@@ -20,6 +20,7 @@ WORLD = {
     "pet": {"class_path": "zoo.world.Pets", "init_args": {"families": 6, "members": 3, "views": 4, "size": 32}},
     "object": {"class_path": "zoo.world.Objects", "init_args": {"families": 6, "members": 3, "views": 4, "size": 32}},
 }
+WINGS = {"pet": "Pets", "object": "Objects"}
 TINY: dict[str, Any] = {
     "control": False,
     "baselines": False,
@@ -269,3 +270,21 @@ def test_two_processes_train_and_score_as_one(tmp_path, capsys):
     curves = [scalars(home / "runs/stage1/version_0", "val/accuracy") for home in (tmp_path, tmp_path / "two")]
     assert curves[0] == pytest.approx(curves[1]) and len(curves[0]) == 3
     assert percents(printed) == percents(capsys.readouterr().out) and len(percents(printed)) >= 15
+
+
+def test_the_shelfs_base_model_matches_what_is_unlike(tiny):
+    """In a world that it never saw; the default recipe starts from it."""
+    drawn = {"families": 12, "members": 1, "views": 4, "size": 112, "seed": 7, "val_share": 0.1, "test_share": 0.7}
+    world = {name: {"class_path": f"zoo.world.{wing}", "init_args": drawn} for name, wing in WINGS.items()}
+    config = {
+        "model": {
+            "vlm": yaml.safe_load((CONFIGS / "vlm_stage1.yaml").read_text())["model"]["vlm"],
+            "cache": "features",
+        },
+        "data": {"world": world, "tau": [-1], "tau_quantile": None, "k": 2, "eval_conversations": 32},
+    }
+    Path("shelf.yaml").write_text(yaml.safe_dump(config))
+    done = main(["fit", "-c", str(tiny), "-c", "shelf.yaml", "--trainer.max_steps=1", "--baselines=true"])
+    scores = done.results["base model"]
+    assert scores["test/conversations"] == 64 and scores["test/chance"] == 0.5
+    assert scores["test/accuracy"] > 0.7  # 3 standard deviations above chance
