@@ -29,6 +29,18 @@ def sum_over_ranks(tensor: Tensor, group: dist.ProcessGroup | None = None) -> Te
     return total
 
 
+def mean_over_ranks(each: Tensor) -> Tensor:
+    """What a rank adds to a mean over the items of all ranks, of which they need not have equally many.
+
+    The average of it over the ranks, which DDP takes of gradients, is that mean; 0 where no rank has any.
+
+    Args:
+        each: (N_rank,), with gradient; N_rank may be 0.
+    """
+    count = sum_over_ranks(torch.tensor(len(each), device=each.device))
+    return each.sum() * world_size() / count.clamp(min=1)
+
+
 def gather_with_gradient(tensor: Tensor) -> Tensor:
     """Rows of every rank, in rank order, with gradients flowing back to the rank that a row came from.
 

@@ -28,12 +28,13 @@ from recipes.speed.qwen3b import flops, sized
 from zoo.data.conversations import Conversation, Conversations
 from zoo.data.samplers import Key, ShuffledSampler
 from zoo.module import Optim
-from zoo.vlm.batch import IGNORED, VLMBatch, VLMProcessor
+from zoo.vlm.batch import IGNORED, VLMBatch
 from zoo.vlm.data import ConversationData, GallerySource
 from zoo.vlm.families import family_of
 from zoo.vlm.fused import FusedVLM
 from zoo.vlm.loading import load_vlm
 from zoo.vlm.match import MatchStage
+from zoo.vlm.processor import VLMProcessor
 from zoo.vlm.prompts import option, stage_one
 
 EXPERT = "{}_mobilenetv3s050.world"

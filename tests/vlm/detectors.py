@@ -2,7 +2,7 @@
 
 from PIL import Image
 
-from zoo.vlm.batch import Detection
+from zoo.vlm.processor import Detection
 
 
 class Quarter:

@@ -9,8 +9,9 @@ from torch import nn
 from fusion import AdditiveFusion, ConcatFusion, CrossAttentionFusion
 from tests.vlm.tiny import FAMILIES, picture, tiny_vlm
 from zoo.backbones import TimmEncoder
-from zoo.vlm.batch import Example, VLMBatch, VLMProcessor
+from zoo.vlm.batch import Example, VLMBatch
 from zoo.vlm.fused import FusedVLM, exact_logits, per_image
+from zoo.vlm.processor import VLMProcessor
 
 ADAPTERS = (AdditiveFusion, ConcatFusion, CrossAttentionFusion)
 

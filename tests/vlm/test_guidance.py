@@ -5,8 +5,8 @@ import torch
 from tests.vlm.test_fused import fused_of
 from tests.vlm.tiny import picture
 from zoo.vlm.batch import IGNORED, Example
+from zoo.vlm.examples import Matches
 from zoo.vlm.guidance import guide, listening_loss, naming_loss, number_tokens
-from zoo.vlm.pretrain_data import Matches
 from zoo.vlm.prompts import option, stage_one
 
 
@@ -16,7 +16,7 @@ def matching(k: int, *answers: int) -> Example:
     for image, answer in zip(images[k + 1 :], answers, strict=False):
         messages.append({"role": "assistant", "content": option("pet", answer)})
         messages.append({"role": "user", "content": [{"type": "image", "image": image}]})
-    return Example(messages, option("pet", answers[-1]), Matches(answers), tuple(map(str, range(len(images)))))
+    return Example(messages, option("pet", answers[-1]), Matches(answers, ()), tuple(map(str, range(len(images)))))
 
 
 def caption() -> Example:

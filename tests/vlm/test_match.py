@@ -17,10 +17,11 @@ from tests.vlm.detectors import Quarter
 from tests.vlm.rig import EXPERTS, attached, base, galleries, rows, stage, trainer
 from zoo.categories import CATEGORIES, find_category
 from zoo.module import Optim
-from zoo.vlm.batch import Detection, VLMBatch
+from zoo.vlm.batch import VLMBatch
 from zoo.vlm.data import ConversationData, GallerySource
 from zoo.vlm.loading import load_vlm
 from zoo.vlm.match import MatchStage
+from zoo.vlm.processor import Detection
 
 TRAINED = ("fused.projector.", "fused.adapters.")
 

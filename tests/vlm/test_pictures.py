@@ -21,11 +21,12 @@ from zoo.contracts import FusionAdapter
 from zoo.data.conversations import Conversation, ImageRef
 from zoo.pictures import GREEN, GREY, PALE, RED, heat
 from zoo.vlm import pictures
-from zoo.vlm.batch import Example, VLMProcessor
+from zoo.vlm.batch import Example
 from zoo.vlm.data import ConversationData
 from zoo.vlm.fused import FusedVLM
 from zoo.vlm.match import MatchStage
 from zoo.vlm.pictures import Judged, Look, MatchPictures, attention_sheet, gallery_sheet, layout, looks, spread
+from zoo.vlm.processor import VLMProcessor
 from zoo.world import Pets
 
 # ---------------------------------------------------------------------- where tokens lie

@@ -11,8 +11,8 @@ from tests.vlm.rig import galleries, rows
 from zoo.data.samplers import Key
 from zoo.vlm import pretrain_data as module
 from zoo.vlm.batch import Example
-from zoo.vlm.examples import Unread
-from zoo.vlm.pretrain_data import JoinedDataset, Matches, PretrainData, Told
+from zoo.vlm.examples import Matches, Unread
+from zoo.vlm.pretrain_data import JoinedDataset, PretrainData, Told
 from zoo.vlm.prompts import option
 from zoo.world import Pets
 
@@ -89,7 +89,15 @@ def test_every_query_is_of_the_instance_that_it_is_said_to_be(tmp_path: Path) ->
     example = easy[Key(0, 0)]
     said = [message["content"] for message in example.messages if message["role"] == "assistant"]
     assert [*said, example.answer] == [option("pet", answer) for answer in drawn[0][2]]
-    assert example.source == Matches(drawn[0][2]) and len(example.keys) == len(drawn[0][0]) + 3
+    gallery, queries, answers, _ = drawn[0]
+    assert (
+        example.source == Matches(answers, tuple(map(str, (*gallery, *queries))))
+        and len(example.keys) == len(gallery) + 3
+    )
+    (tmp_path / Path(gallery[0]).name).unlink()
+    skipped = [easy[Key(0, row)] for row in range(40)]
+    reasons = [item.reason for item in skipped if isinstance(item, Unread)]
+    assert len({*reasons}) == len(reasons) > 1 and all(gallery[0].name in reason for reason in reasons)
 
 
 def test_a_gallery_without_a_query_is_refused(tmp_path: Path) -> None:

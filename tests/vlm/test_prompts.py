@@ -2,8 +2,9 @@ import pytest
 
 from tests.vlm.tiny import FAMILIES, picture, tiny_vlm
 from zoo.categories import CATEGORIES, Category, register_category
-from zoo.vlm.batch import Example, VLMProcessor
+from zoo.vlm.batch import Example
 from zoo.vlm.families import family_of
+from zoo.vlm.processor import VLMProcessor
 from zoo.vlm.prompts import option, option_ids, options, parse_choice, stage_one
 
 

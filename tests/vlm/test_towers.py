@@ -15,11 +15,11 @@ from tests.vlm.tiny import tiny_folder
 from zoo.backbones import TimmEncoder
 from zoo.data.samplers import Key
 from zoo.vlm import towers as module
-from zoo.vlm.batch import Detection
 from zoo.vlm.data import ConversationData
 from zoo.vlm.examples import Collate, ConversationDataset
 from zoo.vlm.fused import Seen
 from zoo.vlm.match import MatchStage
+from zoo.vlm.processor import Detection
 from zoo.vlm.towers import CachedTowers, KeptImage
 
 SPLIT = [*rows("train", 8), *rows("val", 4), *rows("test", 8)]

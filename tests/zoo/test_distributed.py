@@ -1,10 +1,10 @@
-"""Gathering with gradient, on two real processes with different numbers of rows."""
+"""Gathering with gradient, and means, on two real processes with different numbers of rows."""
 
 import torch
 import torch.multiprocessing as mp
 from torch import distributed as dist
 
-from zoo.distributed import gather_with_gradient, rank, world_size
+from zoo.distributed import gather_with_gradient, mean_over_ranks, rank, world_size
 
 ROWS = torch.arange(20.0).view(5, 4) / 10
 WEIGHT = torch.linspace(-1, 1, 12).view(4, 3)
@@ -24,7 +24,13 @@ def work(number: int, folder: str) -> None:
     loss_of(gathered).backward()
     assert weight.grad is not None
     dist.all_reduce(weight.grad)
-    torch.save((gathered.detach(), labels, weight.grad / 2), f"{folder}/{number}.pt")  # DDP averages
+    other = WEIGHT.clone().requires_grad_()
+    mean_over_ranks((mine @ other).sin().sum(1)).backward()
+    assert other.grad is not None
+    dist.all_reduce(other.grad)
+    assert mean_over_ranks(mine[:0, 0]) == 0
+    # DDP averages
+    torch.save((gathered.detach(), labels, weight.grad / 2, other.grad / 2), f"{folder}/{number}.pt")
     dist.destroy_process_group()
 
 
@@ -32,11 +38,14 @@ def test_rows_and_gradients_equal_those_of_one_process(tmp_path):
     mp.spawn(work, (str(tmp_path),), nprocs=2)
     weight = WEIGHT.clone().requires_grad_()
     loss_of(ROWS @ weight).backward()
+    other = WEIGHT.clone().requires_grad_()
+    (ROWS @ other).sin().sum(1).mean().backward()
     for number in range(2):
-        gathered, labels, gradient = torch.load(tmp_path / f"{number}.pt", weights_only=True)
+        gathered, labels, gradient, of_mean = torch.load(tmp_path / f"{number}.pt", weights_only=True)
         assert torch.allclose(gathered, ROWS @ WEIGHT, atol=1e-6)
         assert labels.tolist() == [0, 0, 1, 1, 1]
         assert torch.allclose(gradient, weight.grad, atol=1e-4)
+        assert torch.allclose(of_mean, other.grad, atol=1e-6)
 
 
 def test_one_process_is_left_alone():

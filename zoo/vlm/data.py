@@ -24,8 +24,9 @@ from zoo.data.mining import MINING, build
 from zoo.data.resuming import ResumableData
 from zoo.data.samplers import ShardSampler, ShuffledSampler, StepSampler
 from zoo.distributed import rank, world_size
-from zoo.vlm.batch import VLMBatch, VLMProcessor
+from zoo.vlm.batch import VLMBatch
 from zoo.vlm.examples import Collate, ConversationDataset
+from zoo.vlm.processor import VLMProcessor
 from zoo.vlm.towers import KeptImage
 from zoo.world import World
 from zoo.world.base import default_cache

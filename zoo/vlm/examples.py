@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from zoo.data.conversations import Conversation, Conversations, ImageRef
+from zoo.data.conversations import Conversations
 from zoo.data.images import UnreadableImage, image_size, read_image
 from zoo.data.samplers import Key
-from zoo.vlm.batch import Example, VLMBatch, VLMProcessor
+from zoo.vlm.batch import Example, VLMBatch
 from zoo.vlm.features import image_key
+from zoo.vlm.processor import VLMProcessor
 from zoo.vlm.prompts import option, stage_one
 
 
@@ -21,6 +22,18 @@ class Unread(NamedTuple):
     """A conversation that is left out whole, since one of its images cannot be had: "path: reason"."""
 
     reason: str
+
+
+class Matches(NamedTuple):
+    """A gallery with several queries.
+
+    Args:
+        answers: the place of the right image of each query, from 1.
+        paths: files of the gallery's images, then of the queries.
+    """
+
+    answers: tuple[int, ...]
+    paths: tuple[str, ...]
 
 
 class ConversationDataset(Dataset[Example | Unread]):
@@ -48,20 +61,11 @@ class ConversationDataset(Dataset[Example | Unread]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def at(self, row: int) -> tuple[Path, Conversation]:
-        """Folder of the images, and the conversation, of a row."""
-        collection, number = self.rows[row]
-        conversations = self.conversations[collection]
-        return conversations.root, conversations[int(number)]
-
-    def images_of(self, key: Key, root: Path, conversation: Conversation) -> list[tuple[Path, ImageRef]]:
-        """File and reference of the images to show for a conversation, the query last."""
-        return [(root / ref.path, ref) for ref in (*conversation.gallery, conversation.query)]
-
     def __getitem__(self, key: Key) -> Example | Unread:
-        root, conversation = self.at(key.row)
-        number = self.rows[key.row, 1]
-        paths, refs = zip(*self.images_of(key, root, conversation), strict=True)
+        collection, number = self.rows[key.row].tolist()
+        root, conversation = self.conversations[collection].root, self.conversations[collection][number]
+        refs = (*conversation.gallery, conversation.query)
+        paths = [root / ref.path for ref in refs]
         it = f"(conversation {number} of {conversation.category})"  # in errors: several may lack the same image
         try:
             images = [open_image(path, self.decode or path in self.unkept) for path in paths]

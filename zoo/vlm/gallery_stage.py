@@ -14,8 +14,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from zoo.metrics import ChoiceAccuracy
 from zoo.module import Optim, ZooModule
-from zoo.vlm.batch import VLMBatch, VLMProcessor
+from zoo.vlm.batch import VLMBatch
 from zoo.vlm.fused import FusedVLM, Seen
+from zoo.vlm.processor import VLMProcessor
 from zoo.vlm.prompts import option_ids, options, parse_choice
 from zoo.vlm.towers import CachedTowers
 

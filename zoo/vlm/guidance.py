@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoo.distributed import mean_over_ranks
 from zoo.vlm.batch import IGNORED, VLMBatch
-from zoo.vlm.pretrain_data import Matches
+from zoo.vlm.examples import Matches
 
 STEPS = 3
 
@@ -86,19 +87,17 @@ def guide(batch: VLMBatch, placeholder: int, numbers: Tensor) -> Guide:
 
 
 def listening_loss(attentions: tuple[Tensor, ...], wanted: Tensor) -> Tensor:
-    """Mean negative log-share of its attention that a token gives to what it should listen to.
+    """Mean negative log-share of its attention that a token gives to what it should listen to, summed over the steps.
 
     Args:
         attentions: (B, heads, L, L) of the first three layers.
         wanted: (3, B, L, L) bool, see `Guide`.
     """
-    rows = wanted.any(-1)
-    losses = [
-        -((layer[:, 0].float() * step).sum(-1)[own] + 1e-6).log().mean()
-        for layer, step, own in zip(attentions, wanted, rows, strict=False)
-        if own.any()
-    ]
-    return torch.stack(losses).sum() if losses else attentions[0].new_zeros(())
+    losses = []
+    for layer, step in zip(attentions, wanted, strict=False):
+        share = (layer[:, 0].float() * step).sum(-1)[step.any(-1)]
+        losses.append(mean_over_ranks(-(share + 1e-6).log()))
+    return torch.stack(losses).sum()
 
 
 def naming_loss(states: tuple[Tensor, ...], names: Tensor, head: nn.Module) -> Tensor:
@@ -109,9 +108,9 @@ def naming_loss(states: tuple[Tensor, ...], names: Tensor, head: nn.Module) -> T
         names: (2, B, L) int64, see `Guide`.
         head: of the language model; it expects normalised states.
     """
-    losses = [
-        F.cross_entropy(head(F.rms_norm(state[own], state.shape[-1:])).float(), step[own])
-        for state, step, own in zip(states[1:], names, names != IGNORED, strict=False)
-        if own.any()
-    ]
-    return torch.stack(losses).sum() if losses else states[0].new_zeros(())
+    losses = []
+    for state, step in zip(states[1:], names, strict=False):
+        own = step != IGNORED
+        logits = head(F.rms_norm(state[own], state.shape[-1:])).float()
+        losses.append(mean_over_ranks(F.cross_entropy(logits, step[own], reduction="none")))
+    return torch.stack(losses).sum()

@@ -12,13 +12,14 @@ from torch.nn import functional as F
 import zoo
 from zoo.categories import find_category
 from zoo.contracts import FusionAdapter, IdentityEncoder
-from zoo.distributed import sum_over_ranks, world_size
+from zoo.distributed import mean_over_ranks
 from zoo.module import Optim
-from zoo.vlm.batch import Detection, VLMBatch, VLMProcessor
+from zoo.vlm.batch import VLMBatch
 from zoo.vlm.features import model_key
 from zoo.vlm.fused import FusedVLM
 from zoo.vlm.gallery_stage import GalleryStage
 from zoo.vlm.loading import load_vlm
+from zoo.vlm.processor import Detection, VLMProcessor
 from zoo.vlm.towers import tower_key
 
 _MADE_OF = "made_of"
@@ -162,9 +163,7 @@ class MatchStage(GalleryStage):
         seen = self.see(batch)
         batch.drop_pixels()
         logits, labels = self.fused.answer_logits(batch, seen)
-        # The mean over the answers' tokens of all processes: they need not have equally many.
-        count = sum_over_ranks(torch.tensor(len(labels), device=labels.device))
-        loss = F.cross_entropy(logits.float(), labels, reduction="sum") * world_size() / count
+        loss = mean_over_ranks(F.cross_entropy(logits.float(), labels, reduction="none"))
         if not torch.isfinite(loss):
             names = "\n  ".join(example.query.path for example in batch.examples)
             raise ValueError(

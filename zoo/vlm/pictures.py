@@ -17,10 +17,11 @@ from zoo.data.images import UnreadableImage, read_image
 from zoo.data.samplers import Key
 from zoo.drawing import Occasion, RunPictures
 from zoo.pictures import GREEN, GREY, PALE, RED, framed, heat, sheet
-from zoo.vlm.batch import VLMBatch, VLMProcessor
+from zoo.vlm.batch import VLMBatch
 from zoo.vlm.examples import ConversationDataset, Unread
 from zoo.vlm.fused import Seen
 from zoo.vlm.gallery_stage import GalleryStage
+from zoo.vlm.processor import VLMProcessor
 
 log = logging.getLogger(__name__)
 

@@ -9,14 +9,16 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from zoo.cards import Card
+from zoo.distributed import mean_over_ranks
 from zoo.module import Optim
-from zoo.vlm.batch import IGNORED, VLMBatch, VLMProcessor
+from zoo.vlm.batch import IGNORED, VLMBatch
 from zoo.vlm.component import save_vlm
+from zoo.vlm.examples import Matches
 from zoo.vlm.fused import FusedVLM
 from zoo.vlm.gallery_stage import GalleryStage
 from zoo.vlm.guidance import guide, listening_loss, naming_loss, number_tokens
 from zoo.vlm.loading import load_vlm
-from zoo.vlm.pretrain_data import Matches
+from zoo.vlm.processor import VLMProcessor
 from zoo.vlm.small import small_processor, small_tokenizer, small_vlm
 
 
@@ -113,13 +115,14 @@ class PretrainStage(GalleryStage):
             hidden, guided = self.fused.hidden(batch, features), features.new_zeros(())
         logits, labels = self.fused.logits_of_answers(batch, hidden)
         each = F.cross_entropy(logits.float(), labels, reduction="none")
-        # A caption counts by the mean of its tokens, a choice by their sum: only its number is hard to tell.
+        # A caption counts by the mean of its tokens, a gallery by the mean of its answers, each the sum of its tokens:
+        # of those only the number is hard to tell.
         rows = (batch.labels[:, 1:] != IGNORED).nonzero()[:, 0]
         lengths = torch.bincount(rows, minlength=len(batch.labels))
         for row, example in enumerate(batch.examples):
             if isinstance(example, Matches):
                 lengths[row] = len(example.answers)
-        answered = (each / lengths[rows]).sum() / len(batch.labels)
+        answered = mean_over_ranks(each.new_zeros(len(batch.labels)).index_add(0, rows, each / lengths[rows]))
         self.log("train/loss", answered, prog_bar=True, batch_size=len(batch.labels))
         return answered + guided
 

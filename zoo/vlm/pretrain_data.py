@@ -19,7 +19,7 @@ from zoo.data.samplers import Key, MixedSampler, ShuffledSampler
 from zoo.distributed import rank, world_size
 from zoo.vlm.batch import Example
 from zoo.vlm.data import ConversationData, index_of
-from zoo.vlm.examples import Unread, open_image
+from zoo.vlm.examples import Matches, Unread, open_image
 from zoo.vlm.features import image_key
 from zoo.vlm.prompts import option, stage_one
 from zoo.vlm.towers import KeptImage
@@ -62,17 +62,11 @@ class ToldDataset(Dataset[Example | Unread]):
         return Example([{"role": "user", "content": content}], answer, path, (image_key(path, ()),))
 
 
-class Matches(NamedTuple):
-    """What a gallery with several queries was made of: the place of the right image of each query, from 1."""
-
-    answers: tuple[int, ...]
-
-
 class EasyDataset(Dataset[Example | Unread]):
     """Galleries that are easier still, and queried several times, so that comparing images can be learned at all.
 
-    One image of the gallery after another is asked for, in turns of one talk, by another image of its instance; all is
-    drawn by (seed, epoch, row).
+    Each query is another image of an instance of the gallery, which may be asked for more than once; the queries are
+    turns of one talk. All is drawn by (seed, epoch, row).
 
     Args:
         conversations: one of several collections, by number.
@@ -97,30 +91,36 @@ class EasyDataset(Dataset[Example | Unread]):
     ) -> None:
         self.conversations, self.rows, self.queries = conversations, rows, queries
         self.same, self.strange, self.seed, self.decode, self.unkept = same, strange, seed, decode, unkept
-        self.paths_of: dict[tuple[Path, str], list[Path]] = defaultdict(list)  # of each instance
+        found: dict[tuple[Path, str], list[Path]] = defaultdict(list)
         for collection, part in enumerate(conversations):
             own = rows[rows[:, 0] == collection, 1]
             known = {*zip(part.column("query_identity")[own], part.column("query_path")[own], strict=True)}
             for identity, path in sorted(known):
-                self.paths_of[part.root, str(identity)].append(part.root / str(path))
+                found[part.root, str(identity)].append(part.root / str(path))
+        self.queries_of = dict(found)  # files of each instance that conversations ask about
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, key: Key) -> Example | Unread:
         gallery, queries, answers, category = self.draw(key)
+        paths = (*gallery, *queries)
+        it = f"(easy gallery {key.row} of {category})"  # in errors: several may lack the same image
         try:
-            images = [open_image(path, self.decode or path in self.unkept) for path in (*gallery, *queries)]
-            keys = tuple(image_key(path, ()) for path in (*gallery, *queries))
+            images = [open_image(path, self.decode or path in self.unkept) for path in paths]
+            keys = tuple(image_key(path, ()) for path in paths)
         except UnreadableImage as error:
-            return Unread(str(error))
+            return Unread(f"{error} {it}")
         shown, first, *further = images[: len(gallery)], *images[len(gallery) :]
         messages = stage_one(shown, first, category)
         for image, answer in zip(further, answers, strict=False):
             messages.append({"role": "assistant", "content": option(category, answer)})
             content = [{"type": "text", "text": "Query"}, {"type": "image", "image": image}]
             messages.append({"role": "user", "content": content})
-        return Example(messages, option(category, answers[-1]), Matches(answers), keys)
+        source = Matches(answers, tuple(map(str, paths)))
+        return Example(
+            messages, option(category, answers[-1]), source, keys, names=tuple(f"{path} {it}" for path in paths)
+        )
 
     def draw(self, key: Key) -> tuple[list[Path], list[Path], tuple[int, ...], str]:
         """Files of a gallery, files of its queries, the place of the right image of each, and the category."""
@@ -156,7 +156,7 @@ class EasyDataset(Dataset[Example | Unread]):
         """Another image of the same instance; the same image, where that is drawn or there is no other."""
         root, ref = image
         same = root / ref.path
-        others = [path for path in self.paths_of[root, ref.identity] if path != same]
+        others = [path for path in self.queries_of.get((root, ref.identity), ()) if path != same]
         return others[rng.integers(len(others))] if others and rng.random() >= self.same else same
 
 
@@ -263,6 +263,10 @@ class PretrainData(ConversationData):
             for row in index.rows("train"):
                 found.append(Told(index.root / str(index.paths[row]), question, (portrait(index, row),)))
         return found
+
+    def describe(self) -> str:
+        """One line: how many images have captions, and how many galleries there are."""
+        return f"captions of {len(self.items):,} images; galleries: {super().describe()}"
 
     def images(self, *splits: str) -> list[KeptImage]:
         told = [KeptImage(item.path, "", None) for item in self.items] if "train" in splits and self.told else []

@@ -21,9 +21,11 @@ from zoo.data.images import UnreadableImage, read_image
 from zoo.data.samplers import Key, ShardSampler
 from zoo.distributed import rank, world_size
 from zoo.registry import class_path_of
-from zoo.vlm.batch import Example, VLMBatch, VLMProcessor, crop_key
+from zoo.vlm.batch import Example, VLMBatch, crop_key
+from zoo.vlm.examples import Matches
 from zoo.vlm.features import FeatureCache, image_key, model_key, settings_of
 from zoo.vlm.fused import FusedVLM, Seen
+from zoo.vlm.processor import VLMProcessor
 
 _AT_ONCE = 64  # images through the towers
 
@@ -199,7 +201,7 @@ def _paths_of(example: Any) -> list[str]:
     """Files of the images of what a batch was made from."""
     if isinstance(example, Conversation):
         return [image.path for image in (*example.gallery, example.query)]
-    return [str(example)]
+    return list(example.paths) if isinstance(example, Matches) else [str(example)]
 
 
 def tower_key(tower: Any, seen: Any) -> str:

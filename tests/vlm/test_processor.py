@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tokenizers import normalizers
 from transformers import AutoConfig, AutoProcessor
 
 from tests.vlm.tiny import FAMILIES, picture, tiny_vlm
 from zoo.data.transforms import Transform
-from zoo.vlm.batch import Detection, Example, UnfitImage, VLMBatch, VLMProcessor, crop_key
+from zoo.vlm.batch import Example, VLMBatch, crop_key
 from zoo.vlm.families import family_of
+from zoo.vlm.processor import Detection, UnfitImage, VLMProcessor
 
 SMALL = Transform((8, 6), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
 
@@ -64,7 +66,8 @@ def by_hugging_face(batcher: VLMProcessor, examples: list[Example], side: str) -
         batcher.processor.apply_chat_template(list(e.messages), tokenize=False, add_generation_prompt=True)
         for e in examples
     ]
-    images = [p["image"] for e in examples for p in e.messages[0]["content"] if p["type"] == "image"]
+    parts = [p for e in examples for m in e.messages if not isinstance(m["content"], str) for p in m["content"]]
+    images = [part["image"] for part in parts if part["type"] == "image"] or None
     return batcher.processor(
         text=texts, images=images, return_tensors="pt", padding=True, padding_side=side, images_kwargs=batcher.options
     )
@@ -106,31 +109,64 @@ def test_answers_follow_their_prompts(made: tuple[Any, VLMProcessor]) -> None:
         assert torch.equal(types == 1, batch.input_ids == batcher.family.placeholder(batcher.processor))
 
 
-def test_what_the_assistant_said_before_is_learned_too(made: tuple[Any, VLMProcessor]) -> None:
+def says(text: str, *parts: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": [{"type": "text", "text": text}, *parts] if parts else text}
+
+
+CHATS = {
+    "one": [*EXAMPLES[0].messages, says("[Pet 1]"), *talk("Query", picture(20, 44)).messages],
+    "two": [*talk("Who?").messages, says("Rex."), *talk("And?").messages, says("Bella"), *talk("And?").messages],
+    "first": [says("Hello!"), *talk("Who?", picture(20, 44)).messages],
+    "in a row": [*talk("Who?").messages, says("Rex."), says("Or so."), *talk("And?").messages],
+    "shows": [
+        *talk("Who?").messages,
+        says("This:", {"type": "image", "image": picture(21, 40)}),
+        *talk("No.").messages,
+    ],
+    "nothing": [*talk("Who?").messages, says(""), *talk("No?").messages],
+    "spaces": [*talk("Who?").messages, says(" hi \n"), *talk("No.").messages],
+}
+
+
+@pytest.mark.parametrize("chat", CHATS)
+def test_what_the_assistant_said_before_is_learned_too(made: tuple[Any, VLMProcessor], chat: str) -> None:
+    """The tokens are Hugging Face's; learned is what is said, and the end of the turn where the template ends it so."""
     _, batcher = made
-    tokenizer = batcher.processor.tokenizer
-    first, second = talk("[Pet 1]", picture(50, 20), "Query", picture(33, 37)), talk("Query", picture(20, 44))
-    said = {"role": "assistant", "content": "[Pet 1]"}
-    long = Example([*first.messages, said, *second.messages], "[None]", "long", ("a", "b", "c"))
-    batch = batcher([long, *EXAMPLES])
-    alone = batcher([replace(first, answer="[Pet 1]")])
-    learned = batch.labels[0][batch.labels[0] != -100]
-    answers = [[*tokenizer(text, add_special_tokens=False)["input_ids"]] for text in ("[Pet 1]", "[None]")]
-    end = [tokenizer.eos_token_id]
-    # some templates do not end a turn by the token that ends an answer
-    assert learned.tolist() in ([*answers[0], *end, *answers[1], *end], [*answers[0], *answers[1], *end])
-    place = int((batch.labels[0] != -100).nonzero()[0])
-    until = tokenizer.decode(batch.input_ids[0, : place + len(answers[0])])
-    # LLaVA's turns have a space that its prompt for an answer lacks
-    assert until.replace(" ", "") + tokenizer.eos_token == tokenizer.decode(alone.input_ids[0]).replace(" ", "")
-    whole = batcher.processor.apply_chat_template(list(long.messages), tokenize=False, add_generation_prompt=True)
-    ids, there = batch.input_ids[0], batch.attention_mask[0].bool()
-    read = re.sub(f"({re.escape(batcher.processor.image_token)})+", r"\1", tokenizer.decode(ids[there]))
-    assert read.replace(tokenizer.bos_token or "\0", "").endswith(
-        whole.split(batcher.processor.image_token)[-1] + "[None]" + tokenizer.eos_token
-    )
-    assert torch.equal(batcher(EXAMPLES).labels, batch.labels[1:, : batcher(EXAMPLES).labels.shape[1]])
+    tokenizer, messages = batcher.processor.tokenizer, CHATS[chat]
+    number = sum(p["type"] == "image" for m in messages if not isinstance(m["content"], str) for p in m["content"])
+    long = Example(messages, "[None]", chat, tuple(map(str, range(number))))
+    batch, prompts = batcher([long, *EXAMPLES]), by_hugging_face(batcher, [long], "right")["input_ids"][0]
+    assert torch.equal(batch.input_ids[0, : len(prompts)], prompts)
+    assert torch.equal(batcher([long], for_generation=True).input_ids[0], prompts)
+    learned = batch.labels[0] != -100
+    assert torch.equal(batch.labels[0][learned], batch.input_ids[0][learned])
+    ends = batcher.family.name != "llava"
+    said = [
+        m["content"] if isinstance(m["content"], str) else m["content"][0]["text"]
+        for m in messages
+        if m["role"] == "assistant"
+    ]
+    # The end follows the image, if one is shown after the text.
+    expected = "".join(text + tokenizer.eos_token * (ends and chat != "shows") for text in said)
+    found = tokenizer.decode(batch.labels[0][learned]).replace(" ", "")
+    assert found == (expected + "[None]" + tokenizer.eos_token).replace(" ", "")
+    alone = batcher(EXAMPLES)
+    assert torch.equal(alone.labels, batch.labels[1:, : alone.labels.shape[1]])
     assert (batcher([long], for_generation=True).labels == -100).all()
+
+
+def test_a_tokenizer_that_puts_something_first_does_so_once(loaded: dict[str, tuple[Any, Any]]) -> None:
+    """As that of Llama does with a space."""
+    model, processor = loaded["llava"]
+    changed = copy.deepcopy(processor)
+    changed.tokenizer.backend_tokenizer.normalizer = normalizers.Prepend("_")
+    batcher = VLMProcessor(changed, family_of(model.config), model.config)
+    long = Example(CHATS["two"], "[None]", "s", ())
+    batch, prompts = batcher([long]), by_hugging_face(batcher, [long], "right")["input_ids"][0]
+    assert torch.equal(batch.input_ids[0, : len(prompts)], prompts)
+    assert changed.tokenizer.decode(prompts).count("_") == 1
+    learned = changed.tokenizer.decode(batch.labels[0][batch.labels[0] != -100])
+    assert learned.replace(" ", "").startswith("Rex.Bella")
 
 
 def test_a_template_that_changes_what_was_said_is_refused(qwen: tuple[Any, Any, Any]) -> None:
@@ -138,10 +174,11 @@ def test_a_template_that_changes_what_was_said_is_refused(qwen: tuple[Any, Any, 
     changed = copy.deepcopy(processor)
     changed.chat_template = changed.chat_template.replace("part['text']", "part['text'] | upper")
     changed.tokenizer.chat_template = changed.chat_template
-    said = [*talk("Which?").messages, {"role": "assistant", "content": "quiet"}, *talk("And?").messages]
-    VLMProcessor(processor, family, config)([Example(said, "x", "s", ())])
+    example = Example([*talk("Which?").messages, says("quiet"), *talk("And?").messages], "x", "s", ())
+    VLMProcessor(processor, family, config)([example])
     with pytest.raises(ValueError, match="chat template changes what the assistant says in 's'"):
-        VLMProcessor(changed, family, config)([Example(said, "x", "s", ())])
+        VLMProcessor(changed, family, config)([example])
+    VLMProcessor(changed, family, config)([example], for_generation=True)  # nothing is to be learned
 
 
 @torch.no_grad()
