@@ -384,7 +384,7 @@ def _versions() -> dict[str, str]:
     import zoo
 
     versions = {"instance-zoo": zoo.__version__, "torch": str(torch.__version__)}
-    for package in ("timm", "lightning"):
+    for package in ("timm", "transformers", "lightning"):
         with contextlib.suppress(PackageNotFoundError):
             versions[package] = version(package)
     return versions | {"python": python_version()}
