@@ -16,6 +16,7 @@ from fusion import AdditiveFusion
 from tests.conftest import draw_identity
 from zoo.cards import card
 from zoo.data.conversations import SCHEMA, Conversations, hashes
+from zoo.data.images import image_size
 from zoo.vlm.component import save_vlm
 from zoo.vlm.data import ConversationData, GallerySource
 from zoo.vlm.match import MatchStage
@@ -136,3 +137,14 @@ def attached(model: MatchStage, data: ConversationData, folder: Path) -> MatchSt
     model.configure_model()
     model.log = lambda *args, **options: None  # type: ignore[method-assign]
     return model
+
+
+def scores_of(folder: Path, data: ConversationData, **options: Any) -> dict[str, float]:
+    """What a test of stage 1 gives."""
+    return dict(trainer(folder).test(stage(**options), data, verbose=False)[0])
+
+
+def corrupt(path: Path) -> None:
+    """Cut off: its size can still be read, its pixels cannot."""
+    path.write_bytes(path.read_bytes()[:-200])
+    assert path.suffix != ".jpg" or image_size(path)

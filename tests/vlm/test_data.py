@@ -1,4 +1,4 @@
-"""ConversationData: which conversations there are, and what becomes of those that cannot be used."""
+"""ConversationData: which conversations there are, and when a run ends since too few of them can be used."""
 
 import logging
 import re
@@ -8,39 +8,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-import torch
 from lightning.pytorch.trainer.states import TrainerFn
-from PIL import Image
 
-from tests.vlm.rig import attached, data_of, galleries, rows, stage, trainer
-from zoo.data.conversations import Conversations, hashes
-from zoo.data.images import image_size
+from tests.vlm.rig import attached, corrupt, data_of, galleries, rows, scores_of, stage, trainer
+from zoo.data.conversations import Conversations
 from zoo.data.samplers import Key
-from zoo.vlm.batch import Example
 from zoo.vlm.data import ConversationData, GallerySource
-from zoo.vlm.examples import Blank, Collate, ConversationDataset, Unread, open_image
+from zoo.vlm.examples import ConversationDataset
 from zoo.world import Objects, Pets
 
 SPLIT = [*rows("train", 12), *rows("val", 5), *rows("test", 9)]
-
-
-def scores_of(folder: Path, data: ConversationData, **options: Any) -> dict[str, float]:
-    return dict(trainer(folder).test(stage(**options), data, verbose=False)[0])
-
-
-def corrupt(path: Path) -> None:
-    """Cut off: its size can still be read, its pixels cannot."""
-    path.write_bytes(path.read_bytes()[:-200])
-    assert path.suffix != ".jpg" or image_size(path)
-
-
-def used(conversations: Conversations) -> dict[str, list[int]]:
-    """Path of an image -> numbers of the conversations that show it."""
-    found: dict[str, list[int]] = {}
-    for number, conversation in enumerate(conversations):
-        for ref in (*conversation.gallery, conversation.query):
-            found.setdefault(ref.path, []).append(number)
-    return found
 
 
 # ---------------------------------------------------------------------- what is there
@@ -70,48 +47,6 @@ def test_one_gallery_without_a_match_makes_none_an_option_of_all(tmp_path):
     assert all("or [None]." in text for text in texts)
     dataset = ConversationDataset(data.conversations, data.rows("test"), data.no_match)
     assert [dataset[Key(0, row)].answer for row in range(2)] == ["[Pet 1]", "[None]"]
-
-
-def test_batches_hold_gallery_then_query_of_each_conversation(tmp_path):
-    data = data_of(
-        galleries(tmp_path, "pet", [*rows("train", 2), ("train", "tau=0.5", 5, 4), ("train", "tau=0.5", 1, 1)])
-    )
-    model = attached(stage(), data, tmp_path)
-    batch = next(iter(data.train_dataloader()))
-    assert [len(c.gallery) for c in batch.examples].count(3) == 2 and len(batch.examples) == 4
-    first = 0
-    for conversation in batch.examples:
-        refs = (*conversation.gallery, conversation.query)
-        for place, ref in enumerate(refs, start=first):
-            image = open_image(tmp_path / ref.path)
-            expected = model.batcher._experts([_example(image)], [image], ["it"], True)["pet"].pixels[0]
-            assert torch.equal(batch.experts["pet"].pixels[place], expected), ref.path
-        first += len(refs)
-    assert first == len(batch.keys) == len(batch.image_tokens) and batch.experts["object"].pixels.shape[0] == 0
-
-
-def _example(image: Image.Image) -> Example:
-    return Example([{"role": "user", "content": [{"type": "image", "image": image}]}], "", None, ("it",), ("pet",))
-
-
-def test_without_pixels_a_batch_is_otherwise_the_same(tmp_path):
-    data = data_of(galleries(tmp_path, "pet", rows("train", 4)))
-    model = attached(stage(), data, tmp_path)
-    whole, blank = (
-        Collate(model.batcher, decode)(
-            [
-                ConversationDataset(data.conversations, data.rows("train"), False, decode)[Key(0, row)]
-                for row in range(4)
-            ]
-        )
-        for decode in (True, False)
-    )
-    for name in ("input_ids", "attention_mask", "labels", "image_tokens"):
-        assert torch.equal(getattr(whole, name), getattr(blank, name)), name
-    assert torch.equal(whole.vision["image_grid_thw"], blank.vision["image_grid_thw"])
-    assert "pixel_values" in whole.vision and "pixel_values" not in blank.vision
-    assert whole.keys == blank.keys and whole.experts["pet"].keys == blank.experts["pet"].keys
-    assert open_image(tmp_path / "00_0.jpg", decode=False) == Blank((48, 32))
 
 
 # ---------------------------------------------------------------------- manifests that are refused
@@ -235,30 +170,6 @@ def test_a_level_without_conversations_is_named_and_the_others_are_scored(tmp_pa
 # ---------------------------------------------------------------------- images that cannot be used
 
 
-@pytest.mark.parametrize(("cached", "workers"), [(False, 0), (True, 1)])
-def test_a_corrupt_image_takes_its_conversations_along_and_no_others(cached, workers, tmp_path, caplog):
-    """Also one whose size can still be read, so that only a tower finds out."""
-    root = tmp_path / "photos"
-    made = galleries(root, "pet", rows("test", 30), identities=40)
-    cache = str(tmp_path / "cache") if cached else None
-    data = data_of(made, max_unreadable=0.5, workers=workers)
-    data.setup("test")
-    path, lost = next((path, numbers) for path, numbers in used(made).items() if len(numbers) == 3)
-    whole = scores_of(tmp_path, data, cache=None)
-    assert whole["test/conversations"] == 30
-    corrupt(root / path)
-    with caplog.at_level(logging.WARNING, logger="zoo"):
-        scores = scores_of(tmp_path, data, cache=cache)
-    assert scores["test/conversations"] == 30 - len(lost)
-    assert "3 conversations were skipped" in caplog.text and caplog.text.count(f"{path}: ") == 3
-    assert all(f"(conversation {number} of pet)" in caplog.text for number in lost)
-    made.select(np.setdiff1d(np.arange(30), lost)).save(root / "kept.parquet")
-    (root / path).unlink()  # of no conversation any more
-    alone = ConversationData([GallerySource(str(root / "kept.parquet"))], eval_batch_size=4, workers=0)
-    again = scores_of(tmp_path, alone)
-    assert again == pytest.approx(scores)
-
-
 def test_training_goes_on_without_a_corrupt_image(tmp_path, caplog):
     made = galleries(tmp_path, "pet", rows("train", 40), identities=40)
     losses = {}
@@ -287,14 +198,6 @@ def test_too_many_unusable_conversations_end_the_run_in_words(tmp_path):
         scores_of(tmp_path, data)
 
 
-def test_an_evaluation_batch_of_nothing_else_is_left_out(tmp_path):
-    made = galleries(tmp_path, "pet", rows("test", 9), identities=40)
-    data = data_of(made, max_unreadable=1.0, eval_batch_size=4)
-    data.setup("test")
-    corrupt(tmp_path / made[8].query.path)  # alone in its batch
-    assert scores_of(tmp_path, data)["test/conversations"] == 8
-
-
 def test_a_training_batch_of_nothing_else_ends_the_run_in_words(tmp_path):
     made = galleries(tmp_path, "pet", rows("train", 3), identities=40)
     data = data_of(made, max_unreadable=1.0, batch_size=1)
@@ -304,47 +207,6 @@ def test_a_training_batch_of_nothing_else_ends_the_run_in_words(tmp_path):
         RuntimeError, match="None of the conversations of a training batch can be used: .*raise data.batch"
     ):
         trainer(tmp_path).fit(stage(), data)
-
-
-@pytest.mark.parametrize("cached", [False, True])
-def test_images_outside_of_the_token_budget_take_their_conversations_along(cached, tmp_path, caplog):
-    made = galleries(tmp_path, "pet", rows("test", 20), identities=40)
-    found = used(made)
-    line, long = [path for path, numbers in found.items() if len(numbers) == 2][:2]
-    Image.new("RGB", (900, 3), "red").save(tmp_path / line)
-    Image.new("RGB", (600, 28), "red").save(tmp_path / long)
-    lost = {*found[line], *found[long]}
-    options = {"cache": str(tmp_path / "cache") if cached else None, "min_tokens": 4, "max_tokens": 6}
-    made = _hashed_again(made)
-    with caplog.at_level(logging.WARNING, logger="zoo"):
-        scores = scores_of(tmp_path, data_of(made, max_unreadable=0.5), **options)
-    assert scores["test/conversations"] == 20 - len(lost) and f"{len(lost)} conversations were skipped" in caplog.text
-    assert re.search(rf"{line} .*hardly more than a line", caplog.text)
-    assert re.search(rf"{long} .*outside the budget of 4 to 6", caplog.text)
-    assert all(f"(conversation {number} of pet)" in caplog.text for number in lost)
-
-
-@pytest.mark.parametrize(("cached", "workers"), [(False, 1), (True, 0)])
-def test_a_box_outside_of_its_image_takes_its_conversation_along(cached, workers, tmp_path, caplog):
-    made = galleries(tmp_path / "photos", "pet", rows("test", 12), identities=12)
-    table = made._table.to_pylist()
-    table[5]["query_box"] = [90.0, 0.0, 20.0, 20.0]
-    table[7]["query_box"] = [4.0, 4.0, 20.0, 20.0]
-    made = Conversations(made.root, pa.Table.from_pylist(table, made._table.schema), made.meta)
-    cache = str(tmp_path / "cache") if cached else None
-    with caplog.at_level(logging.WARNING, logger="zoo"):
-        scores = scores_of(tmp_path, data_of(made, max_unreadable=0.1, workers=workers), cache=cache)
-    assert scores["test/conversations"] == 11
-    said = f"{made[5].query.path} (conversation 5 of pet): the box (90.0, 0.0, 20.0, 20.0) holds nothing"
-    assert caplog.text.count(said) == 1
-
-
-def _hashed_again(made: Conversations) -> Conversations:
-    found, table = hashes(made.root, list(made.images())), made._table.to_pylist()
-    for row in table:
-        row["query_sha256"] = found[row["query_path"]]
-        row["gallery_sha256"] = [found[path] for path in row["gallery_paths"]]
-    return Conversations(made.root, pa.Table.from_pylist(table, made._table.schema), made.meta)
 
 
 # ---------------------------------------------------------------------- order
@@ -416,11 +278,3 @@ def test_a_world_whose_test_identities_are_too_few_is_named():
         ValueError, match=r"no conversation to test with: .*too few above tau.*Lower data.tau, data.*data.k"
     ):
         data.setup("test")
-
-
-def test_unread_conversations_say_why(tmp_path):
-    data = data_of(galleries(tmp_path, "pet", rows("train", 2)))
-    data.setup("fit")
-    (tmp_path / data.conversations[0][0].query.path).unlink()
-    item = ConversationDataset(data.conversations, data.rows("train"), False)[Key(0, 0)]
-    assert isinstance(item, Unread) and re.search(r"_1.jpg: no such file", item.reason)

@@ -2,7 +2,6 @@
 the environment variable INSTANCE_ZOO_QWEN25VL, and are skipped without it."""
 
 import copy
-import json
 import os
 import pickle
 from typing import Any
@@ -10,12 +9,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, BertConfig
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-from tests.vlm.tiny import FAMILIES, picture, tiny_folder, tiny_vlm
+from tests.vlm.tiny import FAMILIES, picture, tiny_vlm
 from zoo.vlm.families import FAMILIES as ENTRIES
 from zoo.vlm.families import PassThrough, family_of
-from zoo.vlm.loading import load_vlm
 
 # Of several sizes, among them parts of windows of Qwen2.5-VL.
 PICTURES = [picture(50, 20), picture(33, 37), picture(20, 44), picture(16, 16)]
@@ -232,43 +230,6 @@ def test_the_parts_cover_the_model(parts: tuple[Any, Any, Any]) -> None:
 
 def test_families_are_sent_to_other_processes_by_name() -> None:
     assert all(pickle.loads(pickle.dumps(family)) is family for family in ENTRIES.values())
-
-
-# ---------------------------------------------------------------------- loading
-
-
-def test_loading(parts: tuple[Any, Any, Any]) -> None:
-    family, model, _ = parts
-    half, _ = load_vlm(tiny_folder(family.name), dtype="bfloat16", attention="eager")
-    assert half.dtype == torch.bfloat16 and half.config._attn_implementation == "eager" and not half.training
-    for (name, wanted), found in zip(model.named_parameters(), half.parameters(), strict=True):
-        torch.testing.assert_close(found, wanted.bfloat16(), msg=name)
-
-
-@pytest.mark.parametrize(
-    ("where", "options", "message"),
-    [
-        ("no/such/folder", {}, "no folder, nor a hub id"),
-        ("{tmp}", {}, "config.json is missing"),
-        ("{bert}", {}, "Unknown family 'bert'. Known: qwen2_vl, qwen2_5_vl"),
-        ("{odd}", {}, "no configuration that can be read"),
-        ("{config}", {}, "no weights that can be loaded"),
-        ("{weights}", {}, "no processor that can be loaded"),
-        ("{tmp}", {"dtype": "float8"}, "Unknown dtype 'float8'. Known: float32"),
-        ("{tmp}", {"attention": "magic"}, "Unknown attention 'magic'. Known: sdpa"),
-    ],
-)
-def test_what_cannot_be_loaded(tmp_path: Any, where: str, options: dict[str, str], message: str) -> None:
-    places = {name: tmp_path / name for name in ("tmp", "bert", "odd", "config", "weights")}
-    for place in places.values():
-        place.mkdir()
-    BertConfig().save_pretrained(places["bert"])
-    (places["odd"] / "config.json").write_text(json.dumps({"model_type": "never_heard_of"}))
-    config = AutoConfig.from_pretrained(tiny_folder("llava"))
-    config.save_pretrained(places["config"])
-    AutoModelForImageTextToText.from_config(config).save_pretrained(places["weights"])
-    with pytest.raises(ValueError, match=message):
-        load_vlm(where.format(**places), **options)
 
 
 def test_a_tower_that_an_entry_does_not_fit_is_refused() -> None:

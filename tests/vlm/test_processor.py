@@ -1,7 +1,6 @@
 """The test with the published Qwen2.5-VL reads its processor files from the folder in the environment variable
 INSTANCE_ZOO_QWEN25VL, and is skipped without it."""
 
-import copy
 import os
 import pickle
 import re
@@ -13,64 +12,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tokenizers import normalizers
 from transformers import AutoConfig, AutoProcessor
 
-from tests.vlm.tiny import FAMILIES, picture, tiny_vlm
+from tests.vlm.conftest import EXAMPLES, by_hugging_face, talk
+from tests.vlm.tiny import picture
 from zoo.data.transforms import Transform
 from zoo.vlm.batch import Example, VLMBatch, crop_key
 from zoo.vlm.families import family_of
 from zoo.vlm.processor import Detection, UnfitImage, VLMProcessor
 
 SMALL = Transform((8, 6), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
-
-
-@pytest.fixture(scope="module")
-def loaded() -> dict[str, tuple[Any, Any]]:
-    return {name: tiny_vlm(name) for name in FAMILIES}
-
-
-@pytest.fixture(params=FAMILIES)
-def made(request: pytest.FixtureRequest, loaded: dict[str, tuple[Any, Any]]) -> tuple[Any, VLMProcessor]:
-    """A model and its batches' maker."""
-    model, processor = loaded[request.param]
-    return model, VLMProcessor(processor, family_of(model.config), model.config)
-
-
-@pytest.fixture
-def qwen(loaded: dict[str, tuple[Any, Any]]) -> tuple[Any, Any, Any]:
-    model, processor = loaded["qwen2_5_vl"]
-    return processor, family_of(model.config), model.config
-
-
-def talk(*parts: Any, answer: str = "[Pet 2]", source: Any = "talk", **more: Any) -> Example:
-    """One user message of texts and images."""
-    content = [
-        {"type": "text", "text": part} if isinstance(part, str) else {"type": "image", "image": part} for part in parts
-    ]
-    number = sum(not isinstance(part, str) for part in parts)
-    keys = more.pop("keys", tuple(f"{source}/{n}.png" for n in range(number)))
-    return Example([{"role": "user", "content": content}], answer, source, keys, **more)
-
-
-EXAMPLES = [
-    talk("[Pet 1]", picture(50, 20), "[Pet 2]", picture(33, 37), "Query", picture(20, 44), "Which?", source="three"),
-    talk("Query", picture(16, 16), "Which one of them is the query?", answer="[None]", source="one"),
-    talk("Say something.", answer="Something.", source="blind"),
-    talk("Both", picture(21, 40), picture(40, 21), source="two"),
-]
-
-
-def by_hugging_face(batcher: VLMProcessor, examples: list[Example], side: str) -> dict[str, torch.Tensor]:
-    texts = [
-        batcher.processor.apply_chat_template(list(e.messages), tokenize=False, add_generation_prompt=True)
-        for e in examples
-    ]
-    parts = [p for e in examples for m in e.messages if not isinstance(m["content"], str) for p in m["content"]]
-    images = [part["image"] for part in parts if part["type"] == "image"] or None
-    return batcher.processor(
-        text=texts, images=images, return_tensors="pt", padding=True, padding_side=side, images_kwargs=batcher.options
-    )
 
 
 def test_prompts_equal_those_of_hugging_face(made: tuple[Any, VLMProcessor]) -> None:
@@ -107,78 +58,6 @@ def test_answers_follow_their_prompts(made: tuple[Any, VLMProcessor]) -> None:
     assert (types is None) == (not batcher.family.token_types)
     if types is not None:
         assert torch.equal(types == 1, batch.input_ids == batcher.family.placeholder(batcher.processor))
-
-
-def says(text: str, *parts: Any) -> dict[str, Any]:
-    return {"role": "assistant", "content": [{"type": "text", "text": text}, *parts] if parts else text}
-
-
-CHATS = {
-    "one": [*EXAMPLES[0].messages, says("[Pet 1]"), *talk("Query", picture(20, 44)).messages],
-    "two": [*talk("Who?").messages, says("Rex."), *talk("And?").messages, says("Bella"), *talk("And?").messages],
-    "first": [says("Hello!"), *talk("Who?", picture(20, 44)).messages],
-    "in a row": [*talk("Who?").messages, says("Rex."), says("Or so."), *talk("And?").messages],
-    "shows": [
-        *talk("Who?").messages,
-        says("This:", {"type": "image", "image": picture(21, 40)}),
-        *talk("No.").messages,
-    ],
-    "nothing": [*talk("Who?").messages, says(""), *talk("No?").messages],
-    "spaces": [*talk("Who?").messages, says(" hi \n"), *talk("No.").messages],
-}
-
-
-@pytest.mark.parametrize("chat", CHATS)
-def test_what_the_assistant_said_before_is_learned_too(made: tuple[Any, VLMProcessor], chat: str) -> None:
-    """The tokens are Hugging Face's; learned is what is said, and the end of the turn where the template ends it so."""
-    _, batcher = made
-    tokenizer, messages = batcher.processor.tokenizer, CHATS[chat]
-    number = sum(p["type"] == "image" for m in messages if not isinstance(m["content"], str) for p in m["content"])
-    long = Example(messages, "[None]", chat, tuple(map(str, range(number))))
-    batch, prompts = batcher([long, *EXAMPLES]), by_hugging_face(batcher, [long], "right")["input_ids"][0]
-    assert torch.equal(batch.input_ids[0, : len(prompts)], prompts)
-    assert torch.equal(batcher([long], for_generation=True).input_ids[0], prompts)
-    learned = batch.labels[0] != -100
-    assert torch.equal(batch.labels[0][learned], batch.input_ids[0][learned])
-    ends = batcher.family.name != "llava"
-    said = [
-        m["content"] if isinstance(m["content"], str) else m["content"][0]["text"]
-        for m in messages
-        if m["role"] == "assistant"
-    ]
-    # The end follows the image, if one is shown after the text.
-    expected = "".join(text + tokenizer.eos_token * (ends and chat != "shows") for text in said)
-    found = tokenizer.decode(batch.labels[0][learned]).replace(" ", "")
-    assert found == (expected + "[None]" + tokenizer.eos_token).replace(" ", "")
-    alone = batcher(EXAMPLES)
-    assert torch.equal(alone.labels, batch.labels[1:, : alone.labels.shape[1]])
-    assert (batcher([long], for_generation=True).labels == -100).all()
-
-
-def test_a_tokenizer_that_puts_something_first_does_so_once(loaded: dict[str, tuple[Any, Any]]) -> None:
-    """As that of Llama does with a space."""
-    model, processor = loaded["llava"]
-    changed = copy.deepcopy(processor)
-    changed.tokenizer.backend_tokenizer.normalizer = normalizers.Prepend("_")
-    batcher = VLMProcessor(changed, family_of(model.config), model.config)
-    long = Example(CHATS["two"], "[None]", "s", ())
-    batch, prompts = batcher([long]), by_hugging_face(batcher, [long], "right")["input_ids"][0]
-    assert torch.equal(batch.input_ids[0, : len(prompts)], prompts)
-    assert changed.tokenizer.decode(prompts).count("_") == 1
-    learned = changed.tokenizer.decode(batch.labels[0][batch.labels[0] != -100])
-    assert learned.replace(" ", "").startswith("Rex.Bella")
-
-
-def test_a_template_that_changes_what_was_said_is_refused(qwen: tuple[Any, Any, Any]) -> None:
-    processor, family, config = qwen
-    changed = copy.deepcopy(processor)
-    changed.chat_template = changed.chat_template.replace("part['text']", "part['text'] | upper")
-    changed.tokenizer.chat_template = changed.chat_template
-    example = Example([*talk("Which?").messages, says("quiet"), *talk("And?").messages], "x", "s", ())
-    VLMProcessor(processor, family, config)([example])
-    with pytest.raises(ValueError, match="chat template changes what the assistant says in 's'"):
-        VLMProcessor(changed, family, config)([example])
-    VLMProcessor(changed, family, config)([example], for_generation=True)  # nothing is to be learned
 
 
 @torch.no_grad()

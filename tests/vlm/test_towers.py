@@ -16,7 +16,7 @@ from zoo.backbones import TimmEncoder
 from zoo.data.samplers import Key
 from zoo.vlm import towers as module
 from zoo.vlm.data import ConversationData
-from zoo.vlm.examples import Collate, ConversationDataset
+from zoo.vlm.examples import Collate, ConversationDataset, Matches
 from zoo.vlm.fused import Seen
 from zoo.vlm.match import MatchStage
 from zoo.vlm.processor import Detection
@@ -205,6 +205,17 @@ def test_an_image_that_was_not_kept_is_an_error(data, tmp_path):
     with pytest.raises(ValueError, match="images of a batch are not in the feature cache .* Run again") as raised:
         cached.see(batch)
     assert all(image.path in str(raised.value) for c in batch.examples for image in (c.query, *c.gallery))
+
+
+def test_images_of_matches_that_were_not_kept_are_named(data, tmp_path):
+    model = open_model(data, tmp_path)
+    cached = CachedTowers(tmp_path / "cache", model.fused, model.batcher)
+    batch = Collate(model.batcher, with_pixels=False)(items(data, False))
+    matches = (Matches((1,), ("a.jpg", "b.jpg", "c.jpg")), Matches((2, 1), ("a.jpg", "d.jpg", "e.jpg", "c.jpg")))
+    with pytest.raises(ValueError, match="are among:") as raised:
+        cached.see(replace(batch, examples=matches))
+    named = str(raised.value).partition("are among:")[2].split()
+    assert named == ["a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg"], "each once"
 
 
 # ---------------------------------------------------------------------- what belongs to whom
