@@ -148,7 +148,7 @@ def test_save_returns_the_card_that_is_written(tiny: Tiny, tmp_path: Path) -> No
     assert written.class_path.endswith("test_cards.Tiny")
     assert [s.values for s in written.scores] == [{"rank1": 0.5}, {"mAP": 0.25}]
     assert written.versions["torch"] == torch.__version__
-    assert set(written.versions) == {"instance-zoo", "torch", "timm", "lightning", "python"}
+    assert set(written.versions) == {"instance-zoo", "torch", "timm", "transformers", "lightning", "python"}
 
 
 def test_tied_weights_come_back_tied(tmp_path: Path) -> None:
