@@ -25,12 +25,13 @@ def render(processor: Any, messages: Messages) -> str:
     return processor.apply_chat_template(plain, tokenize=False, add_generation_prompt=True)
 
 
-def spoken(processor: Any, messages: Messages, name: str) -> list[tuple[int, int]]:
-    """From where to where in `render` an assistant speaks; with the token that ends an answer, where it follows.
+def spoken(processor: Any, messages: Messages, whole: str, name: str) -> list[tuple[int, int]]:
+    """From where to where in a prompt an assistant speaks; with the token that ends an answer, where it follows.
 
     Args:
         processor: of Hugging Face.
         messages: of the chat.
+        whole: what `render` makes of them.
         name: what errors call it.
 
     Raises:
@@ -39,7 +40,7 @@ def spoken(processor: Any, messages: Messages, name: str) -> list[tuple[int, int
     said = [part["text"] for message in messages for part in parts_of(message) if _is_said(message, part)]
     if not said:
         return []
-    whole, frame = render(processor, messages), re.split(_MARK.format(r"\d+"), render(processor, _marked(messages)))
+    frame = re.split(_MARK.format(r"\d+"), render(processor, _marked(messages)))
     for heard in (said, [text.strip() for text in said]):  # some templates strip
         if len(frame) == len(said) + 1 and whole == "".join(chain(*zip(frame, [*heard, ""], strict=True))):
             break

@@ -68,8 +68,7 @@ class ConversationDataset(Dataset[Example | Unread]):
         paths = [root / ref.path for ref in refs]
         it = f"(conversation {number} of {conversation.category})"  # in errors: several may lack the same image
         try:
-            images = [open_image(path, self.decode or path in self.unkept) for path in paths]
-            keys = tuple(image_key(path, ()) for path in paths)
+            images, keys = open_images(paths, self.decode, self.unkept)
         except UnreadableImage as error:
             return Unread(f"{error} {it}")
         return Example(
@@ -127,6 +126,16 @@ class Blank:
     @property
     def height(self) -> int:
         return self.size[1]
+
+
+def open_images(paths: Sequence[Path], decode: bool, unkept: Collection[Path]) -> tuple[list[Any], tuple[str, ...]]:
+    """Images, or a `Blank` for each that need not be decoded, and what the feature cache knows them by.
+
+    Raises:
+        UnreadableImage: one is missing, or not an image; with the path.
+    """
+    images = [open_image(path, decode or path in unkept) for path in paths]
+    return images, tuple(image_key(path, ()) for path in paths)
 
 
 def open_image(path: Path, decode: bool = True) -> Any:

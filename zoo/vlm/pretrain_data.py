@@ -19,8 +19,7 @@ from zoo.data.samplers import Key, MixedSampler, ShuffledSampler
 from zoo.distributed import rank, world_size
 from zoo.vlm.batch import Example
 from zoo.vlm.data import ConversationData, index_of
-from zoo.vlm.examples import Matches, Unread, open_image
-from zoo.vlm.features import image_key
+from zoo.vlm.examples import Matches, Unread, open_images
 from zoo.vlm.prompts import option, stage_one
 from zoo.vlm.towers import KeptImage
 from zoo.world import Scenes, World
@@ -54,12 +53,12 @@ class ToldDataset(Dataset[Example | Unread]):
     def __getitem__(self, key: Key) -> Example | Unread:
         path, question, answers = self.items[key.row]
         try:
-            image = open_image(path, self.decode or path in self.unkept)
+            (image,), keys = open_images([path], self.decode, self.unkept)
         except UnreadableImage as error:
             return Unread(str(error))
         content = [{"type": "image", "image": image}, {"type": "text", "text": question}]
         answer = answers[np.random.default_rng((self.seed, *key)).integers(len(answers))]
-        return Example([{"role": "user", "content": content}], answer, path, (image_key(path, ()),))
+        return Example([{"role": "user", "content": content}], answer, path, keys)
 
 
 class EasyDataset(Dataset[Example | Unread]):
@@ -107,8 +106,7 @@ class EasyDataset(Dataset[Example | Unread]):
         paths = (*gallery, *queries)
         it = f"(easy gallery {key.row} of {category})"  # in errors: several may lack the same image
         try:
-            images = [open_image(path, self.decode or path in self.unkept) for path in paths]
-            keys = tuple(image_key(path, ()) for path in paths)
+            images, keys = open_images(paths, self.decode, self.unkept)
         except UnreadableImage as error:
             return Unread(f"{error} {it}")
         shown, first, *further = images[: len(gallery)], *images[len(gallery) :]

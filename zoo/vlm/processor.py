@@ -252,7 +252,7 @@ class VLMProcessor:
         texts, learned, start = [], [], 0
         for example, number in zip(examples, images, strict=True):
             text = render(self.processor, example.messages)
-            said = spoken(self.processor, example.messages, repr(example.source)) if learn else []
+            said = spoken(self.processor, example.messages, text, repr(example.source)) if learn else []
             if text.count(token) != number:
                 raise ValueError(
                     f"The prompt of {example.source!r} has {text.count(token)} placeholders {token!r} for {number} "
