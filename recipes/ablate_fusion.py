@@ -52,6 +52,7 @@ FACTORS = {
     "where": "identities enter before the projector, or after it",
     "level": "training and testing at the easiest or the hardest level only, default and none (Figure 3)",
 }
+TABLE_WIDTH = 160  # in a log file
 _AT = "_at_"  # between a variant's name and its level
 _MODEL_FILES = ("*.safetensors", "*.bin", "config.json")
 _WITHOUT = ("--model.fusion=null", "--model.experts=null")
@@ -346,6 +347,7 @@ def main(args: list[str] | None = None) -> int:
     outcome = outcome_of(cells, options.grid)
     if any(outcome.runs.values()):
         outcome.save(options.out)
+        console.width = console.width if console.is_terminal else TABLE_WIDTH
         for table in outcome.tables():
             console.print(table, soft_wrap=False)
         console.print("\n".join(outcome.answers()))

@@ -88,7 +88,7 @@ def ablation_table(
     table = Table(*names, title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     table.columns[1].no_wrap = True
     for column in table.columns[2:]:
-        column.justify = "right"
+        column.justify, column.overflow = "right", "fold"
     for factor, variants in groups.items():
         for place, (variant, own) in enumerate(variants.items()):
             cells = [Mean.of([scores[f"{part}accuracy"] for scores in own.values()]) for part in where]
@@ -121,7 +121,7 @@ def level_table(gains: Mapping[str, tuple[Runs, Runs]], lines: Mapping[str, tupl
     title = "gain over none by level, in points, seed by seed; below it, right answers in %"
     table = Table("", *levels, "last - first", title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for column in table.columns[1:]:
-        column.justify = "right"
+        column.justify, column.overflow = "right", "fold"
     for line, (one, other) in gains.items():
         cells = [Mean.difference(one, other, f"test/{level}/accuracy").percent("+") for level in levels]
         table.add_row(line, *cells, growth(one, other).percent("+"))

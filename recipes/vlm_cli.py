@@ -35,6 +35,12 @@ class GalleryCLI(RecipeCLI):
     def validates(self) -> bool:
         return self.datamodule.validates
 
+    @property
+    def busy_workers(self) -> int:
+        """None: a model takes far longer over an image than a loader does. With two threads on two cores, a step of
+        stage 1 lasts 0.36 s instead of 0.55 s, one without kept features 1.1 s instead of 1.2 s."""
+        return 0
+
     def tables(self, results: Mapping[str, Mapping[str, float]]) -> list[Table]:
         return choice_tables(results)
 

@@ -85,7 +85,9 @@ def conversations(folder: Path, count: int) -> tuple[str, ...]:
         own = np.flatnonzero(mined.column("split") == "train")
         wanted = (count + number) // len(data.conversations)
         paths.append(folder / f"{mined.meta['category']}.parquet")
-        mined.select(np.sort(rng.choice(own, wanted, replace=wanted > len(own)))).save(paths[-1])
+        chosen = rng.choice(own, wanted, replace=wanted > len(own))
+        held_out = np.flatnonzero(mined.column("split") != "train")  # stays, else the data would say that it lacks
+        mined.select(np.sort([*chosen, *held_out])).save(paths[-1])
     return tuple(map(str, paths))
 
 

@@ -314,6 +314,7 @@ class Ours:
             enable_model_summary=False,
             use_distributed_sampler=False,
             num_sanity_val_steps=0,
+            limit_val_batches=0,
         )
         with patch.object(zoo.vlm.examples, "read_image", self.watch(zoo.vlm.examples.read_image)):
             trainer.fit(self.stage, datamodule=self.job.data(batch))

@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import os
 import re
 import sys
 import warnings
@@ -16,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from recipes import cli
-from recipes.cli import RecipeCLI, config_files, run
+from recipes.cli import RecipeCLI, config_files, run, use_cpu_well
 from zoo.module import Optim, ZooModule
 
 
@@ -221,3 +222,15 @@ def test_nothing_of_a_run_stays_in_the_process(configs):
     del first, last
     gc.collect()
     assert [reference() for reference in alive] == [None] * 4
+
+
+@pytest.mark.parametrize(("busy", "given", "threads"), [(0, None, 4), (1, None, 3), (9, None, 1), (1, "7", None)])
+def test_the_model_takes_the_cores_that_busy_loaders_leave(monkeypatch, busy, given, threads):
+    taken = []
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2, 3}, raising=False)
+    monkeypatch.setattr(torch, "set_num_threads", taken.append)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if given is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    use_cpu_well(busy)
+    assert taken == ([] if threads is None else [threads])
