@@ -2,7 +2,6 @@
 torch."""
 
 import hashlib
-import os
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.cardfile import CARD, Card, CardError, WeightFile
+from zoo.home import home
 
 WEIGHTS = "model.safetensors"
 HEAD = "head.safetensors"
@@ -113,11 +113,10 @@ def pull(hub_id: str, files: Iterable[str]) -> Path:
         raise CardError(f"{hub_id!r} is not a hub id. Write hf://user/repo or hf://user/repo@revision.")
     from huggingface_hub import snapshot_download
 
-    home = Path(os.environ.get("INSTANCE_ZOO_HOME") or "~/.cache/instance_zoo").expanduser()
     wanted: dict[str, Any] = {
         "repo_id": match["repo"],
         "revision": match["revision"],
-        "cache_dir": home / "hub",
+        "cache_dir": home() / "hub",
         "allow_patterns": list(files),
     }
     try:

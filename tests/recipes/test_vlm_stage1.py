@@ -25,7 +25,7 @@ TINY: dict[str, Any] = {
     "control": False,
     "baselines": False,
     "trainer": {"max_epochs": 2, "enable_progress_bar": False, "log_every_n_steps": 1, "accelerator": "cpu"},
-    "model": {"vlm": base(), "experts": EXPERTS, "cache": None, "gate_lr": 0.1},
+    "model": {"vlm": base(), "experts": EXPERTS, "cache": False, "gate_lr": 0.1},
     "data": {
         "world": WORLD, "k": [2, 3], "tau_quantile": [0.0, 0.5], "eval_conversations": 7,
         "batch_size": 4, "eval_batch_size": 8, "steps_per_epoch": 3, "workers": 0,
@@ -108,7 +108,7 @@ def test_the_printed_command_tests_the_checkpoint_again(run, capsys, monkeypatch
     command = words[1].split()[:5]
     monkeypatch.chdir(folder.parents[2])
     expected = done.results["stage 1 with experts"]
-    for more in ([], ["--model.cache=null", "--data.eval_batch_size=3", "--data.workers=1"]):
+    for more in ([], ["--model.cache=false", "--data.eval_batch_size=3", "--data.workers=1"]):
         again = main([*command, *more])
         assert again.results["test"] == pytest.approx(expected), more
 
@@ -217,7 +217,7 @@ def printed_config(capsys: pytest.CaptureFixture[str], *names: str) -> dict[str,
 def test_the_configuration_of_the_paper_has_its_settings(capsys):
     config = printed_config(capsys, "vlm_stage1_qwen25vl3b.yaml")
     model, data, train = config["model"], config["data"], config["trainer"]
-    assert model["vlm"] == "Qwen/Qwen2.5-VL-3B-Instruct" and model["dtype"] == "bfloat16" and model["cache"] is None
+    assert model["vlm"] == "Qwen/Qwen2.5-VL-3B-Instruct" and model["dtype"] == "bfloat16" and model["cache"] is False
     assert model["gradient_checkpointing"] and model["attention"] == "sdpa" and model["before_projector"]
     assert model["optim"] | {"weight_decay": 0} == {
         "name": "adamw", "lr": 1e-4, "weight_decay": 0, "warmup": 0.03, "head_lr": 1.0, "layer_decay": None,
@@ -262,7 +262,7 @@ def test_two_processes_train_and_score_as_one(tmp_path, capsys):
     (tmp_path / "sgd.yaml").write_text(yaml.safe_dump(config))
     (tmp_path / "two").mkdir()
     printed = launch("vlm_stage1", "fit", "-c", "../sgd.yaml", folder=tmp_path / "two", devices=2)
-    main(["fit", "-c", str(tmp_path / "sgd.yaml"), "--model.cache=null"])
+    main(["fit", "-c", str(tmp_path / "sgd.yaml"), "--model.cache=false"])
     ours, theirs = trained(Path("runs/stage1/version_0")), trained(tmp_path / "two/runs/stage1/version_0")
     assert all(float(ours[f"fused.adapters.{category}.gate"]) != 0 for category in EXPERTS)
     for name, tensor in ours.items():
@@ -272,14 +272,14 @@ def test_two_processes_train_and_score_as_one(tmp_path, capsys):
     assert percents(printed) == percents(capsys.readouterr().out) and len(percents(printed)) >= 15
 
 
-def test_the_shelfs_base_model_matches_what_is_unlike(tiny):
-    """In a world that it never saw; the default recipe starts from it."""
+def test_the_shelfs_base_model_matches_what_is_unlike(tiny, zoo_home):
+    """In a world that it never saw; the default recipe starts from it, and keeps features in the zoo's home."""
     drawn = {"families": 12, "members": 1, "views": 4, "size": 112, "seed": 7, "val_share": 0.1, "test_share": 0.7}
     world = {name: {"class_path": f"zoo.world.{wing}", "init_args": drawn} for name, wing in WINGS.items()}
     config = {
         "model": {
             "vlm": yaml.safe_load((CONFIGS / "vlm_stage1.yaml").read_text())["model"]["vlm"],
-            "cache": "features",
+            "cache": True,
         },
         "data": {"world": world, "tau": [-1], "tau_quantile": None, "k": 2, "eval_conversations": 32},
     }
@@ -287,4 +287,5 @@ def test_the_shelfs_base_model_matches_what_is_unlike(tiny):
     done = main(["fit", "-c", str(tiny), "-c", "shelf.yaml", "--trainer.max_steps=1", "--baselines=true"])
     scores = done.results["base model"]
     assert scores["test/conversations"] == 64 and scores["test/chance"] == 0.5
+    assert list((zoo_home / "features").glob("*/*.idx"))
     assert scores["test/accuracy"] > 0.7  # 3 standard deviations above chance

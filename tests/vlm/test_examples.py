@@ -84,11 +84,11 @@ def test_a_corrupt_image_takes_its_conversations_along_and_no_others(cached, wor
     """Also one whose size can still be read, so that only a tower finds out."""
     root = tmp_path / "photos"
     made = galleries(root, "pet", rows("test", 30), identities=40)
-    cache = str(tmp_path / "cache") if cached else None
+    cache = str(tmp_path / "cache") if cached else False
     data = data_of(made, max_unreadable=0.5, workers=workers)
     data.setup("test")
     path, lost = next((path, numbers) for path, numbers in used(made).items() if len(numbers) == 3)
-    whole = scores_of(tmp_path, data, cache=None)
+    whole = scores_of(tmp_path, data, cache=False)
     assert whole["test/conversations"] == 30
     corrupt(root / path)
     with caplog.at_level(logging.WARNING, logger="zoo"):
@@ -119,7 +119,7 @@ def test_images_outside_of_the_token_budget_take_their_conversations_along(cache
     Image.new("RGB", (900, 3), "red").save(tmp_path / line)
     Image.new("RGB", (600, 28), "red").save(tmp_path / long)
     lost = {*found[line], *found[long]}
-    options = {"cache": str(tmp_path / "cache") if cached else None, "min_tokens": 4, "max_tokens": 6}
+    options = {"cache": str(tmp_path / "cache") if cached else False, "min_tokens": 4, "max_tokens": 6}
     made = _hashed_again(made)
     with caplog.at_level(logging.WARNING, logger="zoo"):
         scores = scores_of(tmp_path, data_of(made, max_unreadable=0.5), **options)
@@ -144,7 +144,7 @@ def test_a_box_outside_of_its_image_takes_its_conversation_along(cached, workers
     table[5]["query_box"] = [90.0, 0.0, 20.0, 20.0]
     table[7]["query_box"] = [4.0, 4.0, 20.0, 20.0]
     made = Conversations(made.root, pa.Table.from_pylist(table, made._table.schema), made.meta)
-    cache = str(tmp_path / "cache") if cached else None
+    cache = str(tmp_path / "cache") if cached else False
     with caplog.at_level(logging.WARNING, logger="zoo"):
         scores = scores_of(tmp_path, data_of(made, max_unreadable=0.1, workers=workers), cache=cache)
     assert scores["test/conversations"] == 11

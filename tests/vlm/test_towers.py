@@ -77,7 +77,7 @@ def test_kept_features_are_those_of_the_towers_and_give_the_same_logits(kind, pa
 
 def test_training_and_scores_are_the_same(data, tmp_path):
     found = {}
-    for cache in (None, str(tmp_path / "cache")):
+    for cache in (False, str(tmp_path / "cache")):
         torch.manual_seed(0)
         model, run = stage(cache=cache, gate_lr=0.1), trainer(tmp_path, max_epochs=2)
         run.fit(model, data)
@@ -315,5 +315,5 @@ def test_training_leaves_the_cache_valid(data, tmp_path):
 
 def test_a_family_with_deepstack_has_no_cache(data, tmp_path):
     model = stage(vlm=tiny_folder("qwen3_vl"), cache=str(tmp_path / "cache"))
-    with pytest.raises(ValueError, match="qwen3_vl feeds DeepStack features .* Set model.cache to null"):
+    with pytest.raises(ValueError, match="qwen3_vl feeds DeepStack features .* Set model.cache to false"):
         trainer(tmp_path).fit(model, data)

@@ -24,12 +24,12 @@ from zoo.data.mining import MINING, build
 from zoo.data.resuming import ResumableData
 from zoo.data.samplers import ShardSampler, ShuffledSampler, StepSampler
 from zoo.distributed import rank, world_size
+from zoo.home import home
 from zoo.vlm.batch import VLMBatch
 from zoo.vlm.examples import Collate, ConversationDataset
 from zoo.vlm.processor import VLMProcessor
 from zoo.vlm.towers import KeptImage
 from zoo.world import World
-from zoo.world.base import default_cache
 
 log = logging.getLogger(__name__)
 
@@ -192,7 +192,7 @@ class ConversationData(ResumableData):
         made_from += [[asdict(rule) for rule in self.rules]]
         made_from += [self.per_query, self.eval_conversations]
         key = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:12]
-        path = default_cache().parent / "conversations" / f"{wing.folder}-{key}.parquet"
+        path = home() / "conversations" / f"{wing.folder}-{key}.parquet"
         if all(from_all_ranks(path.is_file())):
             return Conversations.load(path)
         index = index_of(wing)
@@ -309,7 +309,7 @@ class ConversationData(ResumableData):
     @property
     def _decodes(self) -> bool:
         """Whether images have to be read: not where the model keeps their features."""
-        return self._root.cache is None
+        return not self._root.cache
 
     @property
     def _loading(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
+from zoo.home import home
 from zoo.metrics import ChoiceAccuracy
 from zoo.module import Optim, ZooModule
 from zoo.vlm.batch import VLMBatch
@@ -38,8 +39,8 @@ class GalleryStage(ZooModule):
         optim: optimiser and schedule.
         freeze: what does not train, by name; `*` matches anything.
         writes: whether a test also lets the model write its answers.
-        cache: folder where features of frozen towers are kept, so that each image is seen once only; None runs the
-            towers in every step.
+        cache: keep the features of frozen towers on disk, so that each image is seen once only: true for
+            `features` in the zoo's `home`, or a folder; false runs the towers in every step.
     """
 
     fused: FusedVLM
@@ -50,10 +51,10 @@ class GalleryStage(ZooModule):
         optim: Optim | None = None,
         freeze: list[str] | None = None,
         writes: bool = True,
-        cache: str | None = None,
+        cache: bool | str = False,
     ) -> None:
         super().__init__(optim, freeze)
-        self.writes, self.cache = writes, cache
+        self.writes, self.cache = writes, str(home() / "features") if cache is True else cache
         self.towers: CachedTowers | None = None
         self._metrics: dict[str, ChoiceAccuracy] = {}
 
@@ -65,7 +66,7 @@ class GalleryStage(ZooModule):
     def keep_features(self, *splits: str) -> None:
         """Run the towers once on the images of some splits, where their features are kept. The data ask for it before
         they make loaders to evaluate with: workers read ahead before any other hook."""
-        if self.cache is not None:
+        if self.cache:
             if self.towers is None:
                 self.towers = CachedTowers(Path(self.cache).expanduser(), self.fused, self.batcher)
             data: Any = self.trainer.datamodule  # type: ignore[attr-defined]

@@ -35,7 +35,7 @@ class PretrainStage(GalleryStage):
         size: side of the square in pixels that images are brought to the area of.
         vocabulary: most tokens of the tokenizer, which is made from the data's texts.
         frozen_tower: leave the vision tower as it is.
-        cache: folder where features of a frozen tower are kept, see `GalleryStage`.
+        cache: keep the features of a frozen tower on disk, see `GalleryStage`.
         guidance: weight of the guided attention, see `zoo.vlm.guidance`, at the start; it fades until half of the
             training is over. 0 for none.
         optim: optimiser and schedule.
@@ -52,12 +52,12 @@ class PretrainStage(GalleryStage):
         size: int = 112,
         vocabulary: int = 1024,
         frozen_tower: bool = False,
-        cache: str | None = None,
+        cache: bool | str = False,
         guidance: float = 0.0,
         optim: Optim = Optim(lr=1e-3, warmup=0.05),  # noqa: B008  (frozen)
     ) -> None:
-        if cache is not None and not frozen_tower:
-            raise ValueError("cache keeps features of a tower that trains. Set frozen_tower, or cache to null.")
+        if cache and not frozen_tower:
+            raise ValueError("cache keeps features of a tower that trains. Set frozen_tower, or cache to false.")
         super().__init__(optim, cache=cache)
         self.save_plain_hyperparameters()
         self.start, self.frozen_tower = vlm, frozen_tower

@@ -3,7 +3,6 @@
 import csv
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from zoo.home import home
 from zoo.world.texture import stream
 
 SPLITS = ("train", "val", "test")
@@ -99,8 +99,7 @@ class Wing:
         """Renders what is not there yet and returns the data folder.
 
         Args:
-            cache: folder of all worlds; default ``$INSTANCE_ZOO_HOME/worlds``, else
-                ``~/.cache/instance_zoo/worlds``.
+            cache: folder of all worlds; default `worlds` in the zoo's `home`.
             workers: processes that render; default one for each core. The images do not depend on it.
 
         Raises:
@@ -110,7 +109,7 @@ class Wing:
 
         if workers is not None and workers < 1:
             raise ValueError(f"workers must be at least 1, got {workers}. Leave it out to use all cores.")
-        return write(self, (Path(cache) if cache else default_cache()) / self.folder, workers)
+        return write(self, (Path(cache) if cache else home() / "worlds") / self.folder, workers)
 
 
 @dataclass(frozen=True)
@@ -246,12 +245,6 @@ class World(Wing):
             raise IndexError(f"identity must be from 0 to {self.identities - 1}, got {identity}. Make more families.")
         if not 0 <= view < self.views_of(identity):
             raise IndexError(f"view must be from 0 to {self.views_of(identity) - 1}, got {view}. Make more views.")
-
-
-def default_cache() -> Path:
-    """Where worlds are kept unless told otherwise."""
-    home = os.environ.get("INSTANCE_ZOO_HOME")
-    return Path(home).expanduser() / "worlds" if home else Path.home() / ".cache" / "instance_zoo" / "worlds"
 
 
 def box_of(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
