@@ -65,8 +65,8 @@ class RecipeCLI(LightningCLI):
 
     A kind of recipe derives from it and overrides, each time calling `super()` where there is something to call:
     `add_arguments_to_parser` for flags of its own, `before_instantiate_classes` to settle what the flags leave open,
-    `validates` where its data may have nothing to validate on, `before_fit`, `after_training` for what follows a whole
-    fit, `tables` for how its scores are shown.
+    `validates` where its data may have nothing to validate on, `busy_workers` where its loaders have little to do,
+    `before_fit`, `after_training` for what follows a whole fit, `tables` for how its scores are shown.
 
     Args:
         model: root of the run.

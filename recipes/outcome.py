@@ -22,8 +22,8 @@ NONE, DEFAULT = "none", "default"
 _SINGLE = f"experts - {NONE}, trained at one level each"
 _ROUNDING = 1e-9  # of differences of shares
 _MINED = (
-    "The galleries are of images that the general encoder finds alike: that harms it wherever it is asked, alone or in "
-    "the experts' place, the more the higher the level."
+    "The galleries are of images that the general encoder finds alike: that harms it alone, the more the higher the "
+    "level, and perhaps in the experts' place, too."
 )
 _CHANCE = "A star says that 0 lies outside of the 95% interval; of 20 comparisons of equals, one is starred by chance."
 
@@ -69,7 +69,11 @@ class Mean(NamedTuple):
 
 
 def ablation_table(
-    groups: Mapping[str, Mapping[str, Runs]], default: Runs, none: Runs, lines: Mapping[str, tuple[Runs, str]]
+    groups: Mapping[str, Mapping[str, Runs]],
+    default: Runs,
+    none: Runs,
+    lines: Mapping[str, tuple[Runs, str]],
+    by_category: bool = True,
 ) -> Table:
     """Variants of a model, grouped by what varies: mean and sd over seeds, and what is gained, seed by seed.
 
@@ -78,9 +82,10 @@ def ablation_table(
         default: what all of them vary.
         none: the same without experts.
         lines: what they are measured by -> runs and the name of the score in them, such as `chance`.
+        by_category: with a column for each category.
     """
     runs = [scores for group in groups.values() for variant in group.values() for scores in variant.values()]
-    categories = groups_of(runs[0])[0] if runs else []
+    categories = groups_of(runs[0])[0] if runs and by_category else []
     where = ["test/", *(f"test/{category}/" for category in categories)]
     where.append(where.pop(0))  # the mean comes last
     title = "right answers in %, mean +- sd over seeds; * beyond the spread of the seeds (Student's t, 95%, paired)"
@@ -250,12 +255,12 @@ class Outcome:
             board.add_image("ablation", np.asarray(picture), 0, dataformats="HWC")
             board.add_text("ablation", text, 0)
 
-    def tables(self) -> list[Table]:
-        """All variants, and what is gained by level."""
+    def tables(self, by_category: bool = True) -> list[Table]:
+        """All variants, and what is gained by level; the columns of the categories need a wide page."""
         default, none = self.runs[DEFAULT], self.runs[NONE]
         lines: dict[str, tuple[Runs, str]] = {"experts": (default, "accuracy"), NONE: (none, "accuracy")}
         lines = {name: (runs, score) for name, (runs, score) in lines.items() if runs} | self.lines
-        return [ablation_table(self.groups, default, none, self.lines), level_table(self.gains, lines)]
+        return [ablation_table(self.groups, default, none, self.lines, by_category), level_table(self.gains, lines)]
 
     def plot(self) -> Image.Image:
         """Bars of all variants, and what is gained over the levels."""

@@ -10,7 +10,7 @@ from PIL import Image
 
 @pytest.fixture(scope="session", autouse=True)
 def zoo_home(tmp_path_factory: pytest.TempPathFactory):
-    """Worlds and downloads of the tests never touch the user's cache."""
+    """Worlds, features and downloads of the tests never touch the user's cache."""
     home = tmp_path_factory.mktemp("zoo_home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("INSTANCE_ZOO_HOME", str(home))

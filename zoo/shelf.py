@@ -99,7 +99,7 @@ def _not_found(text: str, folder: Path) -> str:
 
 
 def pull(hub_id: str, files: Iterable[str]) -> Path:
-    """Pull files of a hub repository into `$INSTANCE_ZOO_HOME` (~/.cache/instance_zoo), or find them there.
+    """Pull files of a hub repository into the zoo's `home`, or find them there.
 
     Args:
         hub_id: `hf://user/repo[@revision]`.
@@ -127,7 +127,7 @@ def pull(hub_id: str, files: Iterable[str]) -> Path:
         except Exception:
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise CardError(
-                f"{hub_id} could not be pulled and is not in {home}: {reason[0]}. Check the name, the "
+                f"{hub_id} could not be pulled and is not in {home()}: {reason[0]}. Check the name, the "
                 "revision, the network and, for a private repository, `hf auth login`; or copy the folder "
                 "here and give its path."
             ) from error

@@ -282,7 +282,7 @@ class Ours:
         network, processor = job.model()
         categories = [Conversations.load(Path(path)).meta["category"] for path in job.manifests] if experts else []
         encoders: dict[str, Any] = {category: zoo.load(EXPERT.format(category)) for category in categories}
-        self.stage = MatchStage(job.vlm, optim=OPTIM, cache=str(cache) if cache else False)
+        self.stage = MatchStage(job.vlm, optim=OPTIM, cache=None if cache is None else str(cache))
         self.stage._print_what_trains = lambda groups: None  # type: ignore[method-assign]
         fused = FusedVLM(network, encoders, partial(AdditiveFusion, rescale=True))
         batcher = VLMProcessor(

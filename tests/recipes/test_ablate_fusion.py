@@ -419,6 +419,14 @@ def cells(table) -> list[list[str]]:
     return [[cell.strip() for cell in line[1:-1].split("|")] for line in lines if "---" not in line]
 
 
+def test_a_narrow_page_has_no_columns_of_categories():
+    labels = {"none": {}, "default": {"encoder": "expert"}}
+    outcome = Outcome({"none": runs_of(0.4, 0.5), "default": runs_of(0.6, 0.7)}, {}, labels)
+    wide, narrow = (cells(outcome.tables(by_category=by)[0]) for by in (True, False))
+    assert wide[0] == [*wide[0][:2], "pet", "object", *narrow[0][2:]] and narrow[0][2] == "mean"
+    assert [[*row[:2], *row[4:]] for row in wide] == narrow
+
+
 def test_levels_are_ordered_by_difficulty_and_those_of_two_kinds_not_compared():
     levels = ("quantile=0.97", "quantile=0.5", "quantile=0.125")
     one = {0: {f"test/{level}/accuracy": value for level, value in zip(levels, (0.9, 0.8, 0.5), strict=True)}}

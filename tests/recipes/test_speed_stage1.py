@@ -17,6 +17,7 @@ from recipes.speed.measure import Apart, Rise
 from recipes.speed.stage1_ways import Job, Log, Ours, Plain, Start, Turn, Watch
 from tests.vlm.rig import base, galleries, rows
 from zoo.data.samplers import Key
+from zoo.vlm.data import ConversationData, GallerySource
 from zoo.vlm.examples import ConversationDataset
 from zoo.vlm.loading import load_vlm
 from zoo.world import Objects, Pets
@@ -67,6 +68,17 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage1, "Apart", Here)
     monkeypatch.setattr(measure.gc, "collect", lambda: 0)  # it takes half a second among all that tests have loaded
+
+
+def test_training_conversations_come_with_what_is_held_out_so_that_nothing_is_named_missing(
+    monkeypatch, tmp_path, caplog
+):
+    wings = {"pet": Pets(families=12, members=3, views=3, size=48), "object": Objects(families=12, views=3, size=48)}
+    monkeypatch.setattr(stage1, "WORLD", wings)
+    monkeypatch.setattr(stage1, "MINED", {"tau": [-1.0], "k": 3, "eval_conversations": 4})
+    data = ConversationData(galleries=[GallerySource(path) for path in stage1.conversations(tmp_path, 25)])
+    data.setup("fit")
+    assert [len(data.rows(split)) for split in ("train", "val", "test")] == [25, 2, 2] and not caplog.messages
 
 
 def a_turn(*losses: float, seconds: float = 1.0, megabytes: float = 1.0, towers: float = 0.0) -> Turn:

@@ -25,7 +25,7 @@ TINY: dict[str, Any] = {
     "control": False,
     "baselines": False,
     "trainer": {"max_epochs": 2, "enable_progress_bar": False, "log_every_n_steps": 1, "accelerator": "cpu"},
-    "model": {"vlm": base(), "experts": EXPERTS, "cache": False, "gate_lr": 0.1},
+    "model": {"vlm": base(), "experts": EXPERTS, "cache": None, "gate_lr": 0.1},
     "data": {
         "world": WORLD, "k": [2, 3], "tau_quantile": [0.0, 0.5], "eval_conversations": 7,
         "batch_size": 4, "eval_batch_size": 8, "steps_per_epoch": 3, "workers": 0,
@@ -108,7 +108,7 @@ def test_the_printed_command_tests_the_checkpoint_again(run, capsys, monkeypatch
     command = words[1].split()[:5]
     monkeypatch.chdir(folder.parents[2])
     expected = done.results["stage 1 with experts"]
-    for more in ([], ["--model.cache=false", "--data.eval_batch_size=3", "--data.workers=1"]):
+    for more in ([], ["--model.cache=null", "--data.eval_batch_size=3", "--data.workers=1"]):
         again = main([*command, *more])
         assert again.results["test"] == pytest.approx(expected), more
 
@@ -217,7 +217,7 @@ def printed_config(capsys: pytest.CaptureFixture[str], *names: str) -> dict[str,
 def test_the_configuration_of_the_paper_has_its_settings(capsys):
     config = printed_config(capsys, "vlm_stage1_qwen25vl3b.yaml")
     model, data, train = config["model"], config["data"], config["trainer"]
-    assert model["vlm"] == "Qwen/Qwen2.5-VL-3B-Instruct" and model["dtype"] == "bfloat16" and model["cache"] is False
+    assert model["vlm"] == "Qwen/Qwen2.5-VL-3B-Instruct" and model["dtype"] == "bfloat16" and model["cache"] is None
     assert model["gradient_checkpointing"] and model["attention"] == "sdpa" and model["before_projector"]
     assert model["optim"] | {"weight_decay": 0} == {
         "name": "adamw", "lr": 1e-4, "weight_decay": 0, "warmup": 0.03, "head_lr": 1.0, "layer_decay": None,
@@ -227,6 +227,13 @@ def test_the_configuration_of_the_paper_has_its_settings(capsys):
     assert data["world"] is None and len(data["galleries"]) == 4 and data["tau"] == [0.5] and data["k"] == 5
     assert data["tau_quantile"] is None and data["steps_per_epoch"] is None and train["max_epochs"] == 1
     assert train["precision"] == "bf16-mixed" and train["strategy"] == "ddp" and config["control"] is False
+
+
+@pytest.mark.parametrize(("given", "kept"), [("true", True), ("false", False), ("null", None), ("here", "here")])
+def test_whether_and_where_features_are_kept(given, kept, tiny, capsys):
+    with pytest.raises(SystemExit):
+        main(["fit", "-c", str(tiny), f"--model.cache={given}", "--print_config"])
+    assert yaml.safe_load(capsys.readouterr().out)["model"]["cache"] == kept
 
 
 def test_fsdp_can_be_laid_over_it(capsys):
@@ -262,7 +269,7 @@ def test_two_processes_train_and_score_as_one(tmp_path, capsys):
     (tmp_path / "sgd.yaml").write_text(yaml.safe_dump(config))
     (tmp_path / "two").mkdir()
     printed = launch("vlm_stage1", "fit", "-c", "../sgd.yaml", folder=tmp_path / "two", devices=2)
-    main(["fit", "-c", str(tmp_path / "sgd.yaml"), "--model.cache=false"])
+    main(["fit", "-c", str(tmp_path / "sgd.yaml"), "--model.cache=null"])
     ours, theirs = trained(Path("runs/stage1/version_0")), trained(tmp_path / "two/runs/stage1/version_0")
     assert all(float(ours[f"fused.adapters.{category}.gate"]) != 0 for category in EXPERTS)
     for name, tensor in ours.items():

@@ -252,7 +252,7 @@ def run(
         tiny_folder(family),
         {"pet": "pet_mobilenetv3s050.world"},
         partial(AdditiveFusion),
-        cache=cache and str(cache),
+        cache=str(cache) if cache else False,
         writes=False,
     )
     model._log_hyperparams = False

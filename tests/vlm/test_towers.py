@@ -82,7 +82,7 @@ def test_training_and_scores_are_the_same(data, tmp_path):
         model, run = stage(cache=cache, gate_lr=0.1), trainer(tmp_path, max_epochs=2)
         run.fit(model, data)
         weights = torch.cat([p.detach().flatten() for p in model.parameters() if p.requires_grad])
-        found[cache is None] = weights, run.test(model, data, verbose=False)[0]
+        found[cache is False] = weights, run.test(model, data, verbose=False)[0]
     torch.testing.assert_close(*(found[key][0] for key in (True, False)), rtol=1e-3, atol=1e-5)
     assert found[True][1] == pytest.approx(found[False][1]) and found[True][1]["test/conversations"] == 16
 
@@ -315,5 +315,5 @@ def test_training_leaves_the_cache_valid(data, tmp_path):
 
 def test_a_family_with_deepstack_has_no_cache(data, tmp_path):
     model = stage(vlm=tiny_folder("qwen3_vl"), cache=str(tmp_path / "cache"))
-    with pytest.raises(ValueError, match="qwen3_vl feeds DeepStack features .* Set model.cache to false"):
+    with pytest.raises(ValueError, match="qwen3_vl feeds DeepStack features .* Set model.cache to null"):
         trainer(tmp_path).fit(model, data)

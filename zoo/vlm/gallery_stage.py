@@ -40,7 +40,7 @@ class GalleryStage(ZooModule):
         freeze: what does not train, by name; `*` matches anything.
         writes: whether a test also lets the model write its answers.
         cache: keep the features of frozen towers on disk, so that each image is seen once only: true for
-            `features` in the zoo's `home`, or a folder; false runs the towers in every step.
+            `features` in the zoo's `home`, or a folder; null runs the towers in every step.
     """
 
     fused: FusedVLM
@@ -51,7 +51,7 @@ class GalleryStage(ZooModule):
         optim: Optim | None = None,
         freeze: list[str] | None = None,
         writes: bool = True,
-        cache: bool | str = False,
+        cache: bool | str | None = None,
     ) -> None:
         super().__init__(optim, freeze)
         self.writes, self.cache = writes, str(home() / "features") if cache is True else cache

@@ -44,7 +44,7 @@ class MatchStage(GalleryStage):
         max_tokens: most tokens of an image.
         gate_lr: learning rate of the adapters' gates, which start at 0; not decayed.
         cache: keep the features of frozen towers on disk, so that each image is seen once only: true for
-            `features` in the zoo's `home`, or a folder; false runs the towers in every step.
+            `features` in the zoo's `home`, or a folder; null runs the towers in every step.
         detector: class of what finds instances in images without a box: an RGB image goes in, `Detection`s come out;
             null shows experts the whole image.
         writes: whether a test also lets the model write its answers, beside scoring the options.
@@ -65,7 +65,7 @@ class MatchStage(GalleryStage):
         min_tokens: int | None = None,
         max_tokens: int | None = None,
         gate_lr: float = 1e-2,
-        cache: bool | str = False,
+        cache: bool | str | None = None,
         detector: Callable[[Image.Image], Sequence[Detection]] | None = None,
         writes: bool = True,
         optim: Optim = Optim(lr=1e-4, warmup=0.03),  # noqa: B008  (frozen)

@@ -52,12 +52,12 @@ class PretrainStage(GalleryStage):
         size: int = 112,
         vocabulary: int = 1024,
         frozen_tower: bool = False,
-        cache: bool | str = False,
+        cache: bool | str | None = None,
         guidance: float = 0.0,
         optim: Optim = Optim(lr=1e-3, warmup=0.05),  # noqa: B008  (frozen)
     ) -> None:
         if cache and not frozen_tower:
-            raise ValueError("cache keeps features of a tower that trains. Set frozen_tower, or cache to false.")
+            raise ValueError("cache keeps features of a tower that trains. Set frozen_tower, or cache to null.")
         super().__init__(optim, cache=cache)
         self.save_plain_hyperparameters()
         self.start, self.frozen_tower = vlm, frozen_tower

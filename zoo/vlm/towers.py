@@ -56,7 +56,7 @@ class CachedTowers:
         if fused.family.deepstack:
             raise ValueError(
                 f"{fused.family.name} feeds DeepStack features to its language model, which no cache keeps. "
-                "Set model.cache to false."
+                "Set model.cache to null."
             )
         vlm: Any = fused.vlm
         self.fused, self.batcher = fused, batcher
