@@ -86,10 +86,9 @@ def conversations(folder: Path, count: int) -> tuple[str, ...]:
         wanted = (count + number) // len(data.conversations)
         paths.append(folder / f"{mined.meta['category']}.parquet")
         chosen = rng.choice(own, wanted, replace=wanted > len(own))
-        held_out = [
-            np.flatnonzero(mined.column("split") == split)[0] for split in ("val", "test")
-        ]  # else named missing
-        mined.select(np.sort([*chosen, *held_out])).save(paths[-1])
+        # One to hold out of each split, else the data would name what they lack.
+        held_out = [np.flatnonzero(mined.column("split") == split)[:1] for split in ("val", "test")]
+        mined.select(np.sort(np.concatenate([chosen, *held_out]))).save(paths[-1])
     return tuple(map(str, paths))
 
 
