@@ -58,7 +58,7 @@ _MODEL_FILES = ("*.safetensors", "*.bin", "config.json")
 _WITHOUT = ("--model.fusion=null", "--model.experts=null")
 # Answers that are written cost more than options that are scored, and are compared nowhere here.
 LEADING = ["fit", "--control=false", "--model.writes=false", "--trainer.devices=1"]
-# 200 steps, about two and a half minutes on two cores: three fifths of what the default gains in 500.
+# 200 steps, two minutes on two cores: three fifths of what the default gains in 500.
 LEADING += ["--trainer.max_epochs=2", "--pictures.every_n_epochs=0"]
 
 
