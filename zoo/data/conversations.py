@@ -16,7 +16,7 @@ from rich.progress import track
 from zoo.cardfile import Card
 from zoo.cards import card
 from zoo.categories import Box
-from zoo.home import home
+from zoo.world.base import default_cache
 
 KIND, VERSION = "instance-zoo conversations", 1
 _KEY = b"instance-zoo"  # of a Parquet file's metadata
@@ -314,7 +314,7 @@ def _read_jsonl(path: Path) -> tuple[Any, pa.Table | None]:
 
 def _place(root: Path, folder: Path) -> dict[str, str]:
     """Where the root is, seen from a manifest in this folder, if that can be said at all."""
-    here, there, worlds = (Path(os.path.abspath(path)) for path in (folder, root, home() / "worlds"))
+    here, there, worlds = (Path(os.path.abspath(path)) for path in (folder, root, default_cache()))
     if there.is_relative_to(here) or here.is_relative_to(there):
         return {"root": Path(os.path.relpath(there, here)).as_posix()}
     if there.is_relative_to(worlds):
@@ -328,7 +328,7 @@ def _root(head: Mapping[str, Any], table: pa.Table, path: Path) -> Path:
     if "root" in head:
         return path.parent / head["root"]
     if "world" in head:
-        return home() / "worlds" / head["world"]
+        return default_cache() / head["world"]
     tried = ""
     if "beside" in head:  # true until one of the two is moved
         root = Path(os.path.normpath(path.parent / head["beside"]))

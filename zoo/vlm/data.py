@@ -309,7 +309,7 @@ class ConversationData(ResumableData):
     @property
     def _decodes(self) -> bool:
         """Whether images have to be read: not where the model keeps their features."""
-        return not self._root.cache
+        return self._root.cache is None
 
     @property
     def _loading(self) -> dict[str, Any]:

@@ -54,7 +54,7 @@ class GalleryStage(ZooModule):
         cache: bool | str | None = None,
     ) -> None:
         super().__init__(optim, freeze)
-        self.writes, self.cache = writes, str(home() / "features") if cache is True else cache
+        self.writes, self.cache = writes, (str(home() / "features") if cache is True else cache) or None
         self.towers: CachedTowers | None = None
         self._metrics: dict[str, ChoiceAccuracy] = {}
 
@@ -66,7 +66,7 @@ class GalleryStage(ZooModule):
     def keep_features(self, *splits: str) -> None:
         """Run the towers once on the images of some splits, where their features are kept. The data ask for it before
         they make loaders to evaluate with: workers read ahead before any other hook."""
-        if self.cache:
+        if self.cache is not None:
             if self.towers is None:
                 self.towers = CachedTowers(Path(self.cache).expanduser(), self.fused, self.batcher)
             data: Any = self.trainer.datamodule  # type: ignore[attr-defined]

@@ -109,7 +109,7 @@ class Wing:
 
         if workers is not None and workers < 1:
             raise ValueError(f"workers must be at least 1, got {workers}. Leave it out to use all cores.")
-        return write(self, (Path(cache) if cache else home() / "worlds") / self.folder, workers)
+        return write(self, (Path(cache) if cache else default_cache()) / self.folder, workers)
 
 
 @dataclass(frozen=True)
@@ -245,6 +245,11 @@ class World(Wing):
             raise IndexError(f"identity must be from 0 to {self.identities - 1}, got {identity}. Make more families.")
         if not 0 <= view < self.views_of(identity):
             raise IndexError(f"view must be from 0 to {self.views_of(identity) - 1}, got {view}. Make more views.")
+
+
+def default_cache() -> Path:
+    """Where worlds are kept unless told otherwise."""
+    return home() / "worlds"
 
 
 def box_of(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
