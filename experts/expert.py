@@ -9,13 +9,13 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 import zoo
-from experts.evaluation import Evaluation, Protocol, starting_encoder
 from experts.heads import ArcFaceHead, IdentityHead
 from experts.losses import BatchHardTriplet, MetricLoss
 from zoo.cards import fill, load_tensors
+from zoo.cards.shelf import HEAD
 from zoo.categories import find_category
 from zoo.distributed import gather_with_gradient
-from zoo.shelf import HEAD
+from zoo.evaluation.evaluation import Evaluation, Protocol, starting_encoder
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import zoo
-from experts.evaluation import Evaluation, Protocol, starting_encoder
 from zoo.data.dataset import classes_of
+from zoo.evaluation.evaluation import Evaluation, Protocol, starting_encoder
 
 
 class GeneralEncoder(Evaluation):

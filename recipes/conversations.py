@@ -25,17 +25,17 @@ from rich.markup import escape
 from rich.table import Table
 
 from zoo.categories import CATEGORIES
+from zoo.conversations.build import build
+from zoo.conversations.embedding import SPLITS
+from zoo.conversations.manifest import Conversation, Conversations, ImageRef
+from zoo.conversations.mining import REASONS
+from zoo.conversations.rule import GalleryRule
 from zoo.data.cameras import without_useless_cameras
-from zoo.data.candidates import REASONS
-from zoo.data.conversations import Conversation, Conversations, ImageRef
-from zoo.data.embedded import SPLITS
-from zoo.data.gallery_rule import GalleryRule
 from zoo.data.images import UnreadableImage, read_image
 from zoo.data.index import IdentityIndex
 from zoo.data.join import Source, read_sources
-from zoo.data.mining import build
 from zoo.distributed import rank
-from zoo.pictures import GREEN, GREY, RED, framed, save_png, sheet
+from zoo.drawing import GREEN, GREY, RED, framed, save_png, sheet
 from zoo.world import Faces, Objects, Persons, Pets
 
 ENCODER = "general_mobilenetv3s050.world"

@@ -12,14 +12,14 @@ from lightning.pytorch.cli import LightningArgumentParser
 from rich.table import Table
 
 import zoo
-from experts.evaluation import Evaluation
 from experts.expert import Expert
-from experts.pictures import RetrievalPictures
 from recipes.cli import CONFIGS, RecipeCLI, read_checkpoint
 from recipes.tables import result_tables
 from zoo.contracts import IdentityEncoder
 from zoo.data.module import InstanceData
-from zoo.embeddings import EmbeddingWriter
+from zoo.evaluation.embeddings import EmbeddingWriter
+from zoo.evaluation.evaluation import Evaluation
+from zoo.evaluation.retrieval_pictures import RetrievalPictures
 
 
 class ExpertCLI(RecipeCLI):

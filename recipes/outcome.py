@@ -15,7 +15,7 @@ from scipy.special import stdtrit
 from torch.utils.tensorboard import SummaryWriter
 
 from recipes.tables import Scores, alone, as_markdown, difficulty, groups_of
-from zoo.pictures import ablation_plot, save_png
+from zoo.drawing import ablation_plot, save_png
 
 Runs = Mapping[int, Scores]  # seed -> scores of one variant
 NONE, DEFAULT = "none", "default"

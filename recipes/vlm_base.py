@@ -2,8 +2,8 @@
 
 from recipes.cli import run
 from recipes.vlm_cli import PretrainCLI
-from zoo.vlm.pretrain import PretrainStage
-from zoo.vlm.pretrain_data import PretrainData
+from zoo.vlm.small.pretrain import PretrainStage
+from zoo.vlm.small.pretrain_data import PretrainData
 
 
 def main(args: list[str] | None = None) -> PretrainCLI:

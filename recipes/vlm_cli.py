@@ -12,9 +12,9 @@ from recipes.tables import choice_tables
 from zoo.vlm.data import ConversationData
 from zoo.vlm.gallery_stage import GalleryStage
 from zoo.vlm.match import MatchStage
-from zoo.vlm.pictures import MatchPictures
-from zoo.vlm.pretrain import PretrainStage
-from zoo.vlm.pretrain_data import PretrainData
+from zoo.vlm.match_pictures import MatchPictures
+from zoo.vlm.small.pretrain import PretrainStage
+from zoo.vlm.small.pretrain_data import PretrainData
 
 _WITH, _WITHOUT = "stage 1 with experts", "stage 1 without experts"  # runs in tables
 _CONFIG = ("c", "config")

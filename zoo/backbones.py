@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.contracts import IdentityEncoder
-from zoo.data.transforms import Transform
+from zoo.transforms import Transform
 
 
 class TimmEncoder(IdentityEncoder):

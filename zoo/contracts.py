@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.cardfile import Threshold
-from zoo.data.transforms import Transform
+from zoo.cards.card import Threshold
 from zoo.module import ZooModule
+from zoo.transforms import Transform
 
 
 class IdentityBatch(NamedTuple):

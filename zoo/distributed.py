@@ -1,9 +1,13 @@
 """What several processes must agree on: who they are, and all of their rows."""
 
+from typing import TypeVar
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.nn.functional import all_gather
+
+T = TypeVar("T")
 
 
 def world_size(group: dist.ProcessGroup | None = None) -> int:
@@ -60,6 +64,15 @@ def gather_with_gradient(tensor: Tensor) -> Tensor:
     padded = torch.cat([tensor, tensor.new_zeros(max(rows) - len(tensor), *tensor.shape[1:])])
     gathered = all_gather(padded) if tensor.requires_grad else _all_gather(padded)
     return torch.cat([part[:count] for part, count in zip(gathered, rows, strict=True)])
+
+
+def from_all_ranks(own: T) -> list[T]:
+    """Every rank's object, in rank order, on every rank."""
+    if world_size() == 1:
+        return [own]
+    parts: list = [None] * world_size()
+    dist.all_gather_object(parts, own)
+    return parts
 
 
 def _row_counts(tensor: Tensor) -> list[int]:

@@ -10,12 +10,15 @@ from fnmatch import fnmatch
 from typing import Any
 
 import torch
-from lightning import LightningModule
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from rich.console import Console
 from rich.table import Table
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+
+from zoo.scores import Scores
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,20 @@ class Optim:
     layer_decay: float | None = None
 
 
+class Connect(Callback):
+    """Gives the model and the data module of a run what they need of each other, before anything is made of either.
+
+    `data.connect(model)` and `model.connect(data)` are called once the data module is set up and before the model is
+    configured or a loader is made. Each states in the type of its argument what it takes from the other.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        data = getattr(trainer, "datamodule", None)
+        for one, other in ((data, pl_module), (pl_module, data)):
+            if data is not None and hasattr(one, "connect"):
+                one.connect(other)
+
+
 class ZooModule(LightningModule):
     """A component of the zoo.
 
@@ -59,6 +76,11 @@ class ZooModule(LightningModule):
         self.optim = optim if isinstance(optim, Optim) else Optim(**(optim or {}))
         self.freeze_patterns = tuple(freeze or ())
         self._run_seed: int | None = None
+        self.scores: Scores = {}  # of the last validation or test
+
+    def configure_callbacks(self) -> list[Callback]:
+        """What a run of this root always has: the model and the data module are connected."""
+        return [Connect()]
 
     # ------------------------------------------------------------------ rebuilding
 
@@ -203,6 +225,27 @@ class ZooModule(LightningModule):
         frozen = [parameter for parameter in self.parameters() if not parameter.requires_grad]
         table.add_row("frozen", str(len(frozen)), f"{sum(p.numel() for p in frozen):,}", "", "")
         Console().print(table)
+
+    # ------------------------------------------------------------------ scores
+
+    def report(self, split: str, scores: Scores, in_progress_bar: tuple[str, ...] = ()) -> None:
+        """Keep the scores of an evaluation and log them, those before training too, which Lightning's sanity check
+        would drop.
+
+        Args:
+            split: val or test.
+            scores: of all processes.
+            in_progress_bar: names of scores over everything that the progress bar shows.
+        """
+        self.scores = dict(scores)
+        if self.trainer.sanity_checking:
+            if self.logger is not None:
+                self.logger.log_metrics({f"{split}/{key}": value for key, value in scores.items()}, step=0)
+            return
+        for key, value in scores.items():
+            self.log(f"{split}/{key}", value, prog_bar=key.is_total and key.name in in_progress_bar)
+
+    # ------------------------------------------------------------------ randomness
 
     @contextmanager
     def seeded(self) -> Iterator[None]:

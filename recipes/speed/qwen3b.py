@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from zoo.vlm.small import IMAGE, VIDEO, VISION_END, VISION_START, small_processor
+from zoo.vlm.small.model import IMAGE, VIDEO, VISION_END, VISION_START, small_processor
 
 VOCABULARY = 151_936
 #: what is not said is the default of transformers' configuration

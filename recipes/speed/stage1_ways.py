@@ -25,7 +25,7 @@ from fusion import AdditiveFusion
 from recipes.cli import use_cpu_well
 from recipes.speed.measure import Rise, now
 from recipes.speed.qwen3b import flops, sized
-from zoo.data.conversations import Conversation, Conversations
+from zoo.conversations.manifest import Conversation, Conversations
 from zoo.data.samplers import Key, ShuffledSampler
 from zoo.module import Optim
 from zoo.vlm.batch import IGNORED, VLMBatch

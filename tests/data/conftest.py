@@ -3,10 +3,10 @@ from pathlib import Path
 import pytest
 
 from tests.data.readers.trees import TREES
-from zoo.data.conversations import Conversations
-from zoo.data.gallery_rule import GalleryRule
+from zoo.conversations.build import build
+from zoo.conversations.manifest import Conversations
+from zoo.conversations.rule import GalleryRule
 from zoo.data.index import IdentityIndex
-from zoo.data.mining import build
 from zoo.data.readers import read_with
 
 ENCODER = "general_mobilenetv3s050.world"

@@ -11,7 +11,7 @@ from zoo.data.join import Source
 from zoo.data.module import InstanceData
 from zoo.data.readers import find_reader
 from zoo.data.samplers import Key
-from zoo.data.transforms import Augment, Transform
+from zoo.transforms import Augment, Transform
 from zoo.world import Pets
 
 TRANSFORM = Transform((32, 32), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from experts import export
 from experts.export import ExportError, export_onnx, facts, max_difference
 from zoo.backbones import TimmEncoder
-from zoo.cardfile import Card, Threshold
+from zoo.cards.card import Card, Threshold
 from zoo.contracts import IdentityEncoder
-from zoo.data.transforms import Transform
+from zoo.transforms import Transform
 
 BACKBONES = ["test_resnet", "test_vit", "mobilenetv3_small_050"]
 

@@ -7,9 +7,9 @@ from PIL import Image
 from recipes import conversations as recipe
 from recipes.__main__ import recipes
 from tests.conftest import write_identities
-from zoo.data.conversations import Conversations
+from zoo.conversations.manifest import Conversations
 from zoo.data.readers import read_with
-from zoo.pictures import GREEN, RED
+from zoo.drawing import GREEN, RED
 from zoo.vlm.data import ConversationData, GallerySource
 from zoo.world import Persons, Pets
 

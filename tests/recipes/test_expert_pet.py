@@ -18,7 +18,7 @@ import zoo
 from recipes.expert_pet import main
 from zoo.data.images import read_image
 from zoo.data.index import IdentityIndex
-from zoo.embeddings import read_embeddings
+from zoo.evaluation.embeddings import read_embeddings
 
 WORLD = [
     "--data.world.families=10", "--data.world.members=3", "--data.world.views=4", "--data.world.size=48",

@@ -12,8 +12,7 @@ import zoo
 from recipes import zoo as recipe
 from recipes.__main__ import main as list_recipes
 from recipes.__main__ import recipes
-from zoo import shelf
-from zoo.cards import register, save
+from zoo.cards import register, save, shelf
 from zoo.module import ZooModule
 
 

@@ -15,12 +15,12 @@ from PIL import Image
 from fusion import AdditiveFusion
 from tests.conftest import draw_identity
 from zoo.cards import card
-from zoo.data.conversations import SCHEMA, Conversations, hashes
+from zoo.conversations.manifest import SCHEMA, Conversations, hashes
 from zoo.data.images import image_size
 from zoo.vlm.component import save_vlm
 from zoo.vlm.data import ConversationData, GallerySource
 from zoo.vlm.match import MatchStage
-from zoo.vlm.small import small_processor, small_tokenizer, small_vlm
+from zoo.vlm.small.model import small_processor, small_tokenizer, small_vlm
 
 ENCODER = "general_mobilenetv3s050.world"
 EXPERTS = {"pet": "pet_mobilenetv3s050.world", "object": "object_mobilenetv3s050.world"}

@@ -16,7 +16,7 @@ from zoo.contracts import IdentityEncoder
 from zoo.vlm.component import VisionLanguageModel, save_vlm
 from zoo.vlm.loading import located
 from zoo.vlm.match import MatchStage
-from zoo.vlm.small import small_processor, small_tokenizer, small_vlm
+from zoo.vlm.small.model import small_processor, small_tokenizer, small_vlm
 
 
 def small(seed: int = 0) -> tuple[Any, Any]:
@@ -119,7 +119,7 @@ def test_a_folder_of_something_else_is_not_replaced(tmp_path):
 
 
 def test_names_on_the_shelf_lead_to_their_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr("zoo.shelf.shelf", lambda: tmp_path)
+    monkeypatch.setattr("zoo.cards.shelf.shelf", lambda: tmp_path)
     save_vlm(*small(), tmp_path / "it.world", name="it.world")
     assert located("it.world") == tmp_path / "it.world"
     assert located("Qwen/Qwen2.5-VL-3B-Instruct") == "Qwen/Qwen2.5-VL-3B-Instruct"

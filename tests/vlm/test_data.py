@@ -11,7 +11,7 @@ import pytest
 from lightning.pytorch.trainer.states import TrainerFn
 
 from tests.vlm.rig import attached, corrupt, data_of, galleries, rows, scores_of, stage, trainer
-from zoo.data.conversations import Conversations
+from zoo.conversations.manifest import Conversations
 from zoo.data.samplers import Key
 from zoo.vlm.data import ConversationData, GallerySource
 from zoo.vlm.examples import ConversationDataset

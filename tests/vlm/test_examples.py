@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from tests.vlm.rig import attached, corrupt, data_of, galleries, rows, scores_of, stage
-from zoo.data.conversations import Conversations, hashes
+from zoo.conversations.manifest import Conversations, hashes
 from zoo.data.samplers import Key
 from zoo.vlm.batch import Example
 from zoo.vlm.data import ConversationData, GallerySource

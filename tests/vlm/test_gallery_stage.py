@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from tests.vlm.rig import attached, data_of, galleries, stage, trainer
-from zoo.data.conversations import Conversation, ImageRef
+from zoo.conversations.manifest import Conversation, ImageRef
 from zoo.data.samplers import Key
 from zoo.vlm.batch import ExpertImages, VLMBatch
 from zoo.vlm.fused import Seen
 from zoo.vlm.gallery_stage import GalleryStage
-from zoo.vlm.small import small_tokenizer
+from zoo.vlm.small.model import small_tokenizer
 
 
 def conversation(

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoProcessor
 
 from tests.vlm.conftest import EXAMPLES, by_hugging_face, talk
 from tests.vlm.tiny import picture
-from zoo.data.transforms import Transform
+from zoo.transforms import Transform
 from zoo.vlm.batch import Example, VLMBatch, crop_key
 from zoo.vlm.families import family_of
 from zoo.vlm.processor import Detection, UnfitImage, VLMProcessor

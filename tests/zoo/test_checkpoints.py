@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from zoo.checkpoints import AtomicCheckpointIO
+from zoo.training.checkpoints import AtomicCheckpointIO
 
 
 def test_a_save_that_fails_leaves_the_earlier_checkpoint(tmp_path, monkeypatch):

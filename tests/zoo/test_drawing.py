@@ -1,75 +1,62 @@
-"""When a run draws, and what it keeps where."""
-
-from pathlib import Path
-
-import pytest
-from lightning import LightningModule, Trainer
-from lightning.pytorch.demos.boring_classes import BoringModel
-from lightning.pytorch.loggers import TensorBoardLogger
+import numpy as np
+import torch
 from PIL import Image
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from zoo.drawing import Occasion, RunPictures
-
-
-class Square(RunPictures):
-    def __init__(self, every_n_epochs: int) -> None:
-        super().__init__(every_n_epochs)
-        self.drawn: list[tuple[str, str, int, bool]] = []
-
-    def draw(self, trainer: Trainer, module: LightningModule, occasion: Occasion) -> None:
-        self.drawn.append((occasion.split, occasion.when, occasion.step, occasion.last))
-        self.keep(trainer, {"square": Image.new("RGB", (4, 4))}, occasion)
+from zoo.drawing import GREEN, RED, framed, heat, sheet
+from zoo.evaluation.plots import histogram_plot
+from zoo.metrics import EmbeddingSet, similarity_histogram, unit_norm
 
 
-def run(folder: Path, every: int, **options: object) -> tuple[Trainer, Square]:
-    callback = Square(every)
-    trainer = Trainer(
-        **{"logger": TensorBoardLogger(folder, name="", version="")} | options,
-        accelerator="cpu",
-        max_epochs=5,
-        limit_train_batches=2,
-        limit_val_batches=1,
-        limit_test_batches=1,
-        callbacks=[callback],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    return trainer, callback
+def test_a_frame_lies_around_the_whole_image():
+    picture = np.asarray(framed(Image.new("RGB", (30, 60), "blue"), GREEN, size=40, width=3))
+    assert picture.shape == (46, 46, 3)
+    for edge in (picture[:3], picture[-3:], picture[:, :3], picture[:, -3:]):
+        assert (edge == GREEN).all()
+    assert (picture[3:-3, 23] == (0, 0, 255)).all(), "a tall image keeps its height"
 
 
-def test_a_run_draws_before_training_every_few_epochs_in_the_last_and_in_evaluations(tmp_path: Path) -> None:
-    trainer, callback = run(tmp_path, 2)
-    model = BoringModel()
-    trainer.fit(model)
-    trained = [
-        ("val", "before training", 0, False),
-        ("val", "epoch 2", 4, False),
-        ("val", "epoch 4", 8, False),
-        ("val", "epoch 5", 10, True),
-    ]
-    assert callback.drawn == trained
-    trainer.validate(model, verbose=False)
-    trainer.test(model, verbose=False)
-    assert callback.drawn[4:] == [("val", "", 10, False), ("test", "", 10, False)]
-    names = [f"val_square_{step:06d}.png" for step in (0, 4, 8, 10)]
-    assert sorted(path.name for path in tmp_path.glob("pictures/*")) == ["test_square_000010.png", *names]
-    events = EventAccumulator(str(tmp_path), size_guidance={"images": 0})
-    events.Reload()
-    assert [image.step for image in events.Images("val/square")] == [0, 4, 8, 10, 10]
-    assert [image.step for image in events.Images("test/square")] == [10]
+def test_a_double_frame_is_as_wide_as_a_single_one_and_white_within():
+    picture = np.asarray(framed(Image.new("RGB", (40, 40), "blue"), GREEN, size=40, width=7, double=True))
+    assert picture.shape == (54, 54, 3)
+    across = picture[27, :7]
+    assert (across[[0, 1, 5, 6]] == GREEN).all() and (across[2:5] == 255).all()
 
 
-@pytest.mark.parametrize("every, options", [(0, {}), (1, {"fast_dev_run": True}), (1, {"logger": False})])
-def test_zero_epochs_dry_runs_and_runs_without_loggers_draw_nothing(tmp_path, monkeypatch, every, options) -> None:
-    monkeypatch.chdir(tmp_path)
-    trainer, callback = run(tmp_path, every, **options)
-    trainer.fit(BoringModel())
-    trainer.test(BoringModel(), verbose=False)
-    assert not callback.drawn and not list(tmp_path.rglob("pictures"))
+def test_heat_is_brightest_where_the_greatest_value_lies():
+    values = np.zeros((2, 4))
+    values[1, 2] = 3.0
+    picture = np.asarray(heat(Image.new("RGB", (20, 10), "grey"), values, size=80)).sum(-1)
+    assert picture.shape == (40, 80)
+    row, column = np.unravel_index(picture.argmax(), picture.shape)
+    assert row >= 20 and 40 <= column < 60
+    assert picture[5, 5] == picture.min() < picture[30, 50] == picture.max()
 
 
-def test_a_title_says_when_only_in_training(tmp_path: Path) -> None:
-    assert Occasion(tmp_path, "val", "epoch 3", 30, False).titled("galleries") == "val galleries, epoch 3"
-    assert Occasion(tmp_path, "test", "", 30, False).titled("galleries") == "test galleries"
+def test_heat_without_differences_is_dark():
+    even, uneven = (np.asarray(heat(Image.new("RGB", (9, 9)), np.array(v), 9)) for v in ([[2.0, 2.0]], [[0.0, 2.0]]))
+    assert even.max() < 10 < uneven.max()
+
+
+def test_a_sheet_shows_every_image_once():
+    rows = [[framed(Image.new("RGB", (8, 8), c), RED, 20) for c in colours] for colours in (["red", "blue"], ["lime"])]
+    page = np.asarray(sheet(rows, [["a", "b"], ["a caption much too long for its picture"]], "title"))
+    for colour in ((255, 0, 0), (0, 0, 255), (0, 255, 0)):
+        assert (page == colour).all(-1).sum() == 400
+    assert sheet([], []).size == (320, 40)
+
+
+def test_notes_and_lines_of_captions_move_rows_apart_and_hide_nothing():
+    rows = [[framed(Image.new("RGB", (8, 8), colour), RED, 20)] for colour in ("blue", "lime")]
+    captions = [["a\nb"], ["c"]]
+    plain, noted = (np.asarray(sheet(rows, captions, "title", notes)) for notes in ((), ["one", "a long note " * 9]))
+    assert noted.shape[0] - plain.shape[0] == 32 and noted.shape[1] > 400 > plain.shape[1]
+    for page in (plain, noted):
+        starts = [np.flatnonzero((page == colour).all(-1).any(1))[0] for colour in ((0, 0, 255), (0, 255, 0))]
+        assert starts[1] - starts[0] == 28 + 8 + 32 + 16 * (page is noted), "image, gap, two lines, a note"
+        assert ((page == (0, 0, 255)).all(-1).sum(), (page == (0, 255, 0)).all(-1).sum()) == (400, 400)
+
+
+def test_a_histogram_can_be_drawn_of_little():
+    items = EmbeddingSet(unit_norm(torch.eye(3)), torch.tensor([0, 0, 1]), torch.arange(3))
+    picture = histogram_plot(similarity_histogram(items, items, bins=10), "three")
+    assert picture.mode == "RGB" and picture.width > 300

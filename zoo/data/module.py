@@ -15,10 +15,10 @@ from zoo.data.dataset import Collate, IdentityDataset
 from zoo.data.index import SPLITS, TESTED, IdentityIndex
 from zoo.data.join import Source, read_sources
 from zoo.data.readers import find_reader
-from zoo.data.resuming import ResumableData
 from zoo.data.samplers import PKSampler, ShardSampler
-from zoo.data.transforms import Augment, Transform
 from zoo.distributed import rank, world_size
+from zoo.training.resuming import ResumableData
+from zoo.transforms import Augment, Transform
 from zoo.world import World
 
 log = logging.getLogger(__name__)

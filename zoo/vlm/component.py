@@ -7,10 +7,10 @@ from typing import Any
 
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
-from zoo.cardfile import CARD
 from zoo.cards import Card, Score, save
+from zoo.cards.card import CARD
+from zoo.cards.registry import class_path_of
 from zoo.module import ZooModule
-from zoo.registry import class_path_of
 
 
 class VisionLanguageModel(ZooModule):

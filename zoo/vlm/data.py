@@ -13,22 +13,21 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from zoo.cards import card
+from zoo.conversations.build import MINING, build
+from zoo.conversations.leaks import refuse_shared_identities
+from zoo.conversations.manifest import Conversations
+from zoo.conversations.rule import GalleryRule
 from zoo.data.cameras import without_useless_cameras
-from zoo.data.conversations import Conversations
-from zoo.data.embedded import from_all_ranks
-from zoo.data.gallery_rule import GalleryRule
 from zoo.data.index import IdentityIndex
 from zoo.data.join import Source, read_sources
-from zoo.data.leaks import refuse_shared_identities
-from zoo.data.mining import MINING, build
-from zoo.data.resuming import ResumableData
 from zoo.data.samplers import ShardSampler, ShuffledSampler, StepSampler
-from zoo.distributed import rank, world_size
+from zoo.distributed import from_all_ranks, rank, world_size
 from zoo.home import home
+from zoo.training.resuming import ResumableData
 from zoo.vlm.batch import VLMBatch
+from zoo.vlm.cache.towers import KeptImage
 from zoo.vlm.examples import Collate, ConversationDataset
 from zoo.vlm.processor import VLMProcessor
-from zoo.vlm.towers import KeptImage
 from zoo.world import World
 
 log = logging.getLogger(__name__)

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from zoo.data.conversations import Conversations
+from zoo.conversations.manifest import Conversations
 from zoo.data.images import UnreadableImage, image_size, read_image
 from zoo.data.samplers import Key
 from zoo.vlm.batch import Example, VLMBatch
-from zoo.vlm.features import image_key
+from zoo.vlm.cache.features import image_key
 from zoo.vlm.processor import VLMProcessor
 from zoo.vlm.prompts import option, stage_one
 

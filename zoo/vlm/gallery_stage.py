@@ -16,10 +16,10 @@ from zoo.home import home
 from zoo.metrics import ChoiceAccuracy
 from zoo.module import Optim, ZooModule
 from zoo.vlm.batch import VLMBatch
+from zoo.vlm.cache.towers import CachedTowers
 from zoo.vlm.fused import FusedVLM, Seen
 from zoo.vlm.processor import VLMProcessor
 from zoo.vlm.prompts import option_ids, options, parse_choice
-from zoo.vlm.towers import CachedTowers
 
 _NEVER_NONE = ("expert", "general")  # they always name an image
 _SPARE_TOKENS = 4  # that a written answer may have beyond the longest option

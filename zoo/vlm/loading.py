@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from zoo.shelf import list_models, locate
+from zoo.cards.shelf import list_models, locate
 from zoo.vlm.families import FAMILIES, family_of
 
 _DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}

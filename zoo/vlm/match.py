@@ -15,12 +15,12 @@ from zoo.contracts import FusionAdapter, IdentityEncoder
 from zoo.distributed import mean_over_ranks
 from zoo.module import Optim
 from zoo.vlm.batch import VLMBatch
-from zoo.vlm.features import model_key
+from zoo.vlm.cache.features import model_key
+from zoo.vlm.cache.towers import tower_key
 from zoo.vlm.fused import FusedVLM
 from zoo.vlm.gallery_stage import GalleryStage
 from zoo.vlm.loading import load_vlm
 from zoo.vlm.processor import Detection, VLMProcessor
-from zoo.vlm.towers import tower_key
 
 _MADE_OF = "made_of"
 

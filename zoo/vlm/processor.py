@@ -12,7 +12,7 @@ from torch import Tensor
 
 from zoo.categories import Box, find_category
 from zoo.data.images import to_rgb
-from zoo.data.transforms import Transform
+from zoo.transforms import Transform
 from zoo.vlm.batch import IGNORED, Example, ExpertImages, VLMBatch, crop_key
 from zoo.vlm.chat import fill, parts_of, render, spoken
 from zoo.vlm.families import Family

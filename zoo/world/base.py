@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.home import home
+from zoo.home import worlds
 from zoo.world.texture import stream
 
 SPLITS = ("train", "val", "test")
@@ -109,7 +109,7 @@ class Wing:
 
         if workers is not None and workers < 1:
             raise ValueError(f"workers must be at least 1, got {workers}. Leave it out to use all cores.")
-        return write(self, (Path(cache) if cache else default_cache()) / self.folder, workers)
+        return write(self, (Path(cache) if cache else worlds()) / self.folder, workers)
 
 
 @dataclass(frozen=True)
@@ -245,11 +245,6 @@ class World(Wing):
             raise IndexError(f"identity must be from 0 to {self.identities - 1}, got {identity}. Make more families.")
         if not 0 <= view < self.views_of(identity):
             raise IndexError(f"view must be from 0 to {self.views_of(identity) - 1}, got {view}. Make more views.")
-
-
-def default_cache() -> Path:
-    """Where worlds are kept unless told otherwise."""
-    return home() / "worlds"
 
 
 def box_of(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:

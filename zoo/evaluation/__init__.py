@@ -1,0 +1,1 @@
+"""How an encoder is tested: protocols, thresholds, pictures, embeddings written to disk."""

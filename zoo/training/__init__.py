@@ -1,0 +1,1 @@
+"""What every run shares: checkpoints, resuming, timing, pictures, and what follows a fit."""

@@ -1,0 +1,1 @@
+"""Features of frozen towers on disk: what never changes is computed once."""

@@ -1,0 +1,1 @@
+"""A small vision-language model and how it is trained from scratch."""
