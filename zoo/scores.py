@@ -1,7 +1,7 @@
 """What a score is of: its name, and the source, the group and the level of difficulty that it was measured on."""
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple, TypedDict
 
 
 class ScoreName(NamedTuple):
@@ -46,6 +46,39 @@ def levels_of(scores: Scores, name: str) -> list[str]:
     """The levels of difficulty, over all groups, that a score was measured on, from the easiest."""
     found = [key.level for key in scores if key.name == name and key.level and not key.group]
     return sorted(found, key=difficulty)
+
+
+class ScoreRecord(TypedDict):
+    """One measurement as plain JSON; see `ScoreName` for its parts."""
+
+    source: str
+    group: str
+    level: str
+    name: str
+    value: float
+
+
+def to_records(scores: Scores) -> list[ScoreRecord]:
+    """Scores as plain JSON, in their order."""
+    return [
+        {"source": key.source, "group": key.group, "level": key.level, "name": key.name, "value": float(value)}
+        for key, value in scores.items()
+    ]
+
+
+def from_records(records: Iterable[ScoreRecord]) -> dict[ScoreName, float]:
+    """The scores that `to_records` has written.
+
+    Raises:
+        ValueError: a record lacks one of the parts of a score.
+    """
+    scores = {}
+    for record in records:
+        lacking = sorted(ScoreRecord.__required_keys__ - record.keys())
+        if lacking:
+            raise ValueError(f"The record {record} of a score lacks {', '.join(lacking)}. Measure it again.")
+        scores[ScoreName(record["name"], record["group"], record["level"], record["source"])] = record["value"]
+    return scores
 
 
 def difficulty(level: str) -> tuple[str, float]:

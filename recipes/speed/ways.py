@@ -95,7 +95,7 @@ def _zoo(features: Features) -> Work:
             for rows in torch.arange(len(embeddings)).split(256):
                 roles = is_query[first + rows]
                 metrics.update(embeddings[rows], identities[rows], first + rows, None, roles, ~roles)
-        scores = metrics.compute()
+        scores = metrics.compute().total
         return {name: float(scores[name]) for name in ("rank1", "mAP")}
 
     return work

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from zoo.metrics import TIE_WIDTH, EmbeddingSet, RetrievalMetrics, unit_norm
+from zoo.metrics import TIE_WIDTH, EmbeddingSet, RetrievalMetrics, RetrievalScores, unit_norm
 
 ONE_ROW_BLOCKS = 1
 
@@ -35,9 +35,22 @@ def make_items(
 
 
 def evaluate(items: dict[str, Tensor], **options: Any) -> dict[str, float]:
+    """Score -> value over all queries."""
+    return evaluate_groups(items, **options)[0]
+
+
+def evaluate_groups(items: dict[str, Tensor], **options: Any) -> tuple[dict[str, float], dict[int, dict[str, float]]]:
+    """Score -> value over all queries, and those over each group of them."""
     metrics = RetrievalMetrics(**options)
     metrics.update(**items)
-    return {name: value.item() for name, value in metrics.compute().items()}
+    return as_floats(metrics.compute())
+
+
+def as_floats(scores: RetrievalScores) -> tuple[dict[str, float], dict[int, dict[str, float]]]:
+    total, *groups = (
+        {name: value.item() for name, value in each.items()} for each in (scores.total, *scores.groups.values())
+    )
+    return total, dict(zip(scores.groups, groups, strict=True))
 
 
 def as_set(items: dict[str, Tensor], role: str | None = None) -> EmbeddingSet:

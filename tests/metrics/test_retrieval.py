@@ -10,8 +10,18 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
-from tests.metrics.items import ONE_ROW_BLOCKS, as_set, evaluate, make_items, on_a_circle, ranked_relevance, tied_items
-from zoo.metrics import RetrievalMetrics, nearest, positive_ranks, retrieval, score_queries
+from tests.metrics.items import (
+    ONE_ROW_BLOCKS,
+    as_floats,
+    as_set,
+    evaluate,
+    evaluate_groups,
+    make_items,
+    on_a_circle,
+    ranked_relevance,
+    tied_items,
+)
+from zoo.metrics import RetrievalMetrics, RetrievalScores, nearest, positive_ranks, retrieval, score_queries
 
 
 def brute_force(
@@ -127,7 +137,7 @@ def test_cameras_of_some_items_only(seed: int) -> None:
     parts = RetrievalMetrics()
     parts.update(**{name: values[~without] for name, values in items.items()})
     parts.update(**{name: values[without] for name, values in items.items() if name != "cameras"})
-    assert {name: value.item() for name, value in parts.compute().items()} == mixed
+    assert as_floats(parts.compute())[0] == mixed
     assert mixed != evaluate(items | {"cameras": items["cameras"] + 1}), "camera 0 would have made junk"
 
 
@@ -170,15 +180,14 @@ def test_groups_of_queries() -> None:
     items["groups"][items["groups"] < 0] = -1
     alone = int(items["is_query"].nonzero()[0])
     items["identities"][alone], items["groups"][alone] = 99, 77
-    result = evaluate(items, map_ks=(3,))
-    overall = {name: value for name, value in result.items() if "/" not in name}
+    overall, groups = evaluate_groups(items, map_ks=(3,))
     assert overall == pytest.approx(brute_force(items, map_ks=(3,)), abs=1e-6)
     assert overall == evaluate({name: v for name, v in items.items() if name != "groups"}, map_ks=(3,))
     for group in (0, 5, 10, 77):
-        named = {name.split("/")[0]: value for name, value in result.items() if name.endswith(f"/{group}")}
-        assert named == pytest.approx(brute_force(items, map_ks=(3,), group=group), abs=1e-6, nan_ok=True)
-    assert {name.split("/")[1] for name in result if "/" in name} == {"0", "5", "10", "77"}
-    assert math.isnan(result["mAP/77"]) and result["queries_skipped/77"] == 1
+        expected = brute_force(items, map_ks=(3,), group=group)
+        assert groups[group] == pytest.approx(expected, abs=1e-6, nan_ok=True)
+    assert set(groups) == {0, 5, 10, 77}
+    assert math.isnan(groups[77]["mAP"]) and groups[77]["queries_skipped"] == 1
 
 
 def test_more_positives_than_negatives() -> None:
@@ -361,7 +370,7 @@ def test_order_and_batches_do_not_change_a_bit() -> None:
     shuffled = RetrievalMetrics(compute_on_cpu=True)
     for part in torch.randperm(200, generator=torch.Generator().manual_seed(2)).split(7):
         shuffled.update(**{name: values[part] for name, values in items.items()})
-    assert {name: value.item() for name, value in shuffled.compute().items()} == whole
+    assert as_floats(shuffled.compute())[0] == whole
 
 
 def test_the_same_index_counts_once() -> None:
@@ -376,7 +385,7 @@ def test_roles_of_one_item_add_up() -> None:
     for query, gallery in [(True, False), (False, True)]:
         roles = {"is_query": items["is_query"] & query, "is_gallery": items["is_gallery"] & gallery}
         split.update(**items | roles)
-    assert {name: value.item() for name, value in split.compute().items()} == evaluate(items)
+    assert as_floats(split.compute())[0] == evaluate(items)
 
 
 def test_half_precision_and_buffer_reuse() -> None:
@@ -390,7 +399,7 @@ def test_half_precision_and_buffer_reuse() -> None:
     metrics.reset()
     metrics.update(**as_float)
     as_float["embeddings"].zero_()
-    assert {k: v.item() for k, v in metrics.compute().items()} == pytest.approx(expected, abs=1e-6)
+    assert as_floats(metrics.compute())[0] == pytest.approx(expected, abs=1e-6)
 
 
 def test_forward_gives_the_batch_and_keeps_the_rest() -> None:
@@ -398,8 +407,8 @@ def test_forward_gives_the_batch_and_keeps_the_rest() -> None:
     metrics = RetrievalMetrics()
     parts = [{name: values[part] for name, values in items.items()} for part in torch.arange(60).split(30)]
     for part in parts:
-        assert metrics(**part)["mAP"].item() == pytest.approx(brute_force(part)["mAP"], abs=1e-6)
-    assert metrics.compute()["mAP"].item() == pytest.approx(brute_force(items)["mAP"], abs=1e-6)
+        assert metrics(**part).total["mAP"].item() == pytest.approx(brute_force(part)["mAP"], abs=1e-6)
+    assert metrics.compute().total["mAP"].item() == pytest.approx(brute_force(items)["mAP"], abs=1e-6)
 
 
 def test_training_precision_does_not_leak_in() -> None:
@@ -457,7 +466,7 @@ def _evaluate_shard(rank: int, folder: str, processes: int) -> None:
             part = list(parts[rank][start : start + 8])
             metrics.update(**{key: values[part] for key, values in items.items()})
         before = len(metrics.records)
-        torch.save((metrics.compute(), shares[-1]), Path(folder) / f"{name}_{rank}.pt")
+        torch.save((tuple(metrics.compute()), shares[-1]), Path(folder) / f"{name}_{rank}.pt")
         assert len(metrics.records) == before  # each process has its own shard back
     dist.destroy_process_group()
 
@@ -472,11 +481,12 @@ def test_processes_agree_to_the_bit(tmp_path: Path, processes: int) -> None:
     # A fork server imports the libraries once for all, and has no threads yet that a fork would lose.
     mp.get_context("forkserver").set_forkserver_preload(["zoo.metrics", "pytest"])
     mp.start_processes(_evaluate_shard, args=(str(tmp_path), processes), nprocs=processes, start_method="forkserver")
-    expected = evaluate(items_of_all_processes(), map_ks=(3,), block_bytes=4_000)
-    assert expected["queries"] > 20 and "mAP@3/1" in expected
+    expected = evaluate_groups(items_of_all_processes(), map_ks=(3,), block_bytes=4_000)
+    queries = expected[0]["queries"]
+    assert queries > 20 and "mAP@3" in expected[1][1]
     for name, count in (("all", processes), ("empty", processes), ("two", 2)):
         results = [torch.load(tmp_path / f"{name}_{rank}.pt") for rank in range(count)]
         for scores, share in results:
-            assert {key: value.item() for key, value in scores.items()} == expected, name
-            assert 0 < share < expected["queries"]  # each has scored a part
-        assert sum(share for _, share in results) == expected["queries"]
+            assert as_floats(RetrievalScores(*scores)) == expected, name
+            assert 0 < share < queries  # each has scored a part
+        assert sum(share for _, share in results) == queries

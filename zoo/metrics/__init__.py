@@ -29,7 +29,7 @@ from zoo.metrics.ranking import (
     unit_norm,
 )
 from zoo.metrics.reranking import expand_database, expand_queries, reranked_blocks
-from zoo.metrics.retrieval import RetrievalMetrics, score_queries
+from zoo.metrics.retrieval import RetrievalMetrics, RetrievalScores, score_queries
 from zoo.metrics.search import VectorIndex, exact_search
 from zoo.metrics.threshold import ErrorCurve, OpenSetScores, enrolled_identities, error_curve, open_set_scores
 from zoo.metrics.verification import (
@@ -50,6 +50,7 @@ __all__ = [
     "ErrorCurve",
     "OpenSetScores",
     "RetrievalMetrics",
+    "RetrievalScores",
     "SimilarityBlock",
     "SimilarityHistogram",
     "VectorIndex",

@@ -1,11 +1,13 @@
 """Multiple choice: which of the images in a gallery shows the identity of the query?"""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Unpack
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+
+from zoo.metrics.options import MetricOptions
 
 UNPARSED = -1  # the prediction where no choice could be read out of an answer
 
@@ -25,7 +27,7 @@ class ChoiceAccuracy(Metric):
 
     Args:
         groups: names of the groups, such as categories.
-        **kwargs: Options of `torchmetrics.Metric`, which refuses unknown ones.
+        **kwargs: See `MetricOptions`.
 
     Example:
         >>> metric = ChoiceAccuracy(("person", "pet"))
@@ -39,7 +41,7 @@ class ChoiceAccuracy(Metric):
     full_state_update = False
     counts: Tensor
 
-    def __init__(self, groups: Sequence[str], **kwargs: Any) -> None:
+    def __init__(self, groups: Sequence[str], **kwargs: Unpack[MetricOptions]) -> None:
         super().__init__(**kwargs)
         if not groups or len(set(groups)) != len(groups):
             raise ValueError(f"groups is {tuple(groups)}; name at least one, each once.")

@@ -1,14 +1,16 @@
 """What the metrics over all embeddings of all processes have in common: taking them in and gathering them."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Unpack
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 from torchmetrics.utilities.distributed import gather_all_tensors
 
+from zoo.metrics.options import MetricOptions
 from zoo.metrics.ranking import unit_norm
 
 
@@ -17,7 +19,7 @@ class EmbeddingMetric(Metric):
 
     Args:
         columns: How many integers belong to each embedding; the first is its index.
-        **kwargs: Options of `torchmetrics.Metric`, which refuses unknown ones.
+        **kwargs: See `MetricOptions`.
     """
 
     is_differentiable = False
@@ -26,7 +28,7 @@ class EmbeddingMetric(Metric):
     embeddings: list[Tensor]
     records: list[Tensor]
 
-    def __init__(self, columns: int, **kwargs: Any) -> None:
+    def __init__(self, columns: int, **kwargs: Unpack[MetricOptions]) -> None:
         super().__init__(**kwargs)
         self._columns = columns
         # Flat, so that a process without data joins in without knowing the width.
@@ -77,7 +79,9 @@ class EmbeddingMetric(Metric):
         return unit_norm(dim_zero_cat(self.embeddings).view(len(self.all_records()), -1)[rows])
 
     def _sync_dist(
-        self, dist_sync_fn: Callable[..., Any] = gather_all_tensors, process_group: Any | None = None
+        self,
+        dist_sync_fn: Callable[..., list[Tensor]] = gather_all_tensors,
+        process_group: ProcessGroup | None = None,
     ) -> None:
         """Gather the states of all processes; one without data joins in with empty ones of the right type."""
         if not len(self.records):

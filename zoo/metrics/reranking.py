@@ -36,7 +36,7 @@ def reranked_blocks(
     block_bytes: int = BLOCK_BYTES,
 ) -> Iterator[SimilarityBlock]:
     """k-reciprocal re-ranking (Zhong et al., "Re-ranking Person Re-identification with k-reciprocal Encoding",
-    CVPR 2017), sparse: memory grows with the number of items times their neighbours, no N x N matrix is built.
+    CVPR 2017). Sparse: memory grows with the number of items times their neighbours, no N x N matrix is built.
 
     The scores are the negated final distance, -(lambda d + (1 - lambda) Jaccard distance), from -1 to 0. Give the
     blocks to whatever ranks: `score_queries(query, gallery, blocks=reranked_blocks(query, gallery))`.
@@ -63,10 +63,7 @@ def reranked_blocks(
     if not len(query) or not len(gallery):
         return
     embeddings, of_query, of_gallery = _one_set(query, gallery)
-    neighbours, farthest = _neighbours(embeddings, max(k1 + 1, k2), block_bytes)
-    encoding = _encoding(embeddings, _expanded(neighbours, k1), farthest, block_bytes)
-    if k2 > 1:
-        encoding = _nearest_of_each(neighbours, k2) @ encoding / min(k2, len(embeddings))
+    encoding, farthest = _averaged_encoding(embeddings, k1, k2, block_bytes)
     encoded_query, encoded_gallery = encoding[of_query.numpy()], encoding[of_gallery.numpy()].tocsc()
     scale = farthest[of_query.to(farthest.device)]
 
@@ -92,6 +89,15 @@ def _one_set(query: EmbeddingSet, gallery: EmbeddingSet) -> tuple[Tensor, Tensor
     position = torch.empty_like(place).scatter_(0, place, torch.arange(len(place)))[label]
     embeddings = torch.cat([query.embeddings, gallery.embeddings]).detach()[kept.to(query.embeddings.device)]
     return embeddings, position[: len(query)], position[len(query) :]
+
+
+def _averaged_encoding(embeddings: Tensor, k1: int, k2: int, block_bytes: int) -> tuple[csr_array, Tensor]:
+    """The paper's V, `(N, N)` sparse, averaged over the k2 nearest of each item; and `(N,)` largest distances."""
+    neighbours, farthest = _neighbours(embeddings, max(k1 + 1, k2), block_bytes)
+    encoding = _encoding(embeddings, _expanded(neighbours, k1), farthest, block_bytes)
+    if k2 > 1:
+        encoding = _nearest_of_each(neighbours, k2) @ encoding / min(k2, len(embeddings))
+    return encoding, farthest
 
 
 def _neighbours(embeddings: Tensor, k: int, block_bytes: int) -> tuple[np.ndarray, Tensor]:

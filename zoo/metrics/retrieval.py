@@ -1,13 +1,14 @@
 """Retrieval metrics of instance-level recognition: CMC, mAP, mINP, R-Precision, MAP@R, mAP@k."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import NamedTuple, Unpack
 
 import torch
 from torch import Tensor
 
 from zoo.distributed import rank, sum_over_ranks, world_size
 from zoo.metrics.gathered import EmbeddingMetric, each_index_once
+from zoo.metrics.options import MetricOptions
 from zoo.metrics.ranking import BLOCK_BYTES, EmbeddingSet, SimilarityBlock, positive_ranks, similarity_blocks
 
 
@@ -62,6 +63,18 @@ def _scores_from_ranks(ranks: Tensor, ks: Sequence[int], map_ks: Sequence[int]) 
     return scores
 
 
+class RetrievalScores(NamedTuple):
+    """What `RetrievalMetrics` computes: name -> scalar float32, over all queries and over each group of them.
+
+    Args:
+        total: over all valid queries.
+        groups: number of a group -> the scores over its valid queries, against the whole gallery.
+    """
+
+    total: dict[str, Tensor]
+    groups: dict[int, dict[str, Tensor]]
+
+
 class RetrievalMetrics(EmbeddingMetric):
     """How well embeddings find the same identity in a gallery.
 
@@ -81,8 +94,8 @@ class RetrievalMetrics(EmbeddingMetric):
 
     Beside them stand `queries`, the number of queries averaged over, and `queries_skipped`, those with R = 0.
     The counts are floats, so that `log_dict` takes them as they are. Without any valid query the scores are
-    nan, and training can go on. Where queries have groups, `mAP/3` is the mAP over the valid queries of group 3,
-    and so on for every score and count; the gallery is always everything.
+    nan, and training can go on. Where queries have groups, every score and count is also given over the valid queries
+    of each group; the gallery is always everything.
 
     An item that comes twice with one index, as a distributed sampler pads its shards, counts once. Items are
     brought into the order of their indices before anything is computed, and processes take turns at whole blocks
@@ -92,14 +105,13 @@ class RetrievalMetrics(EmbeddingMetric):
         ks: The k of CMC@k, each at least 1.
         map_ks: The k of mAP@k, each at least 1.
         block_bytes: Memory that one block of queries may take.
-        **kwargs: Options of `torchmetrics.Metric`, which refuses unknown ones. `compute_on_cpu=True` keeps
-            the embeddings in main memory.
+        **kwargs: See `MetricOptions`. `compute_on_cpu=True` keeps the embeddings in main memory.
 
     Example:
         >>> metrics = RetrievalMetrics(ks=(1,))
         >>> embeddings = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]])
         >>> metrics.update(embeddings, identities=torch.tensor([7, 7, 9, 9]), indices=torch.arange(4))
-        >>> metrics.compute()["rank1"]
+        >>> metrics.compute().total["rank1"]
         tensor(1.)
     """
 
@@ -108,7 +120,7 @@ class RetrievalMetrics(EmbeddingMetric):
         ks: Sequence[int] = (1, 5, 10),
         map_ks: Sequence[int] = (),
         block_bytes: int = BLOCK_BYTES,
-        **kwargs: Any,
+        **kwargs: Unpack[MetricOptions],
     ) -> None:
         # index, identity, camera, group, is_query, is_gallery
         super().__init__(columns=6, **kwargs)
@@ -162,11 +174,8 @@ class RetrievalMetrics(EmbeddingMetric):
         cameras = nowhere if batch.cameras is None else batch.cameras
         self.take_in(embeddings, (batch.indices, batch.identities, cameras, groups, *roles))
 
-    def compute(self) -> dict[str, Tensor]:
+    def compute(self) -> RetrievalScores:
         """Average over the valid queries of all processes.
-
-        Returns:
-            Name -> scalar float32, see the class.
 
         Raises:
             ValueError: There were no items at all, or one index stands for two different items.
@@ -175,10 +184,10 @@ class RetrievalMetrics(EmbeddingMetric):
         query, gallery = _part(items, is_query), _part(items, is_gallery)
         scores = self._shared_scores(query, gallery)
         groups = groups[is_query].cpu()
-        result = _averages(scores, torch.ones_like(groups, dtype=torch.bool))
-        for group in groups[groups >= 0].unique().tolist():
-            result |= {f"{name}/{group}": value for name, value in _averages(scores, groups == group).items()}
-        return {name: value.to(self.device, torch.float32) for name, value in result.items()}
+        return RetrievalScores(
+            self._averages(scores, torch.ones_like(groups, dtype=torch.bool)),
+            {number: self._averages(scores, groups == number) for number in groups[groups >= 0].unique().tolist()},
+        )
 
     def sides(self) -> tuple[EmbeddingSet, EmbeddingSet]:
         """Queries and gallery in the order of their indices, each item once."""
@@ -191,6 +200,13 @@ class RetrievalMetrics(EmbeddingMetric):
         indices, identities, cameras, groups = records[:, :4].unbind(1)
         is_query, is_gallery = records[:, 4:].bool().unbind(1)
         return EmbeddingSet(self.all_embeddings(keep), identities, indices, cameras), groups, is_query, is_gallery
+
+    def _averages(self, scores: dict[str, Tensor], among: Tensor) -> dict[str, Tensor]:
+        """Means over the valid ones of the queries `among` `(Q,)` bool, and their numbers."""
+        valid = among & ~scores["mAP"].isnan()
+        result = {name: values[valid].mean() for name, values in scores.items()}
+        result |= {"queries": valid.sum(), "queries_skipped": (among & ~valid).sum()}
+        return {name: value.to(self.device, torch.float32) for name, value in result.items()}
 
     def _shared_scores(self, query: EmbeddingSet, gallery: EmbeddingSet) -> dict[str, Tensor]:
         """`score_queries`, with the blocks of queries dealt to the processes where they hold the same items."""
@@ -210,13 +226,6 @@ class RetrievalMetrics(EmbeddingMetric):
 
 def _part(items: EmbeddingSet, role: Tensor) -> EmbeddingSet:
     return items if role.all() else items.select(role)
-
-
-def _averages(scores: dict[str, Tensor], among: Tensor) -> dict[str, Tensor]:
-    """Means over the valid ones of the queries `among` `(Q,)` bool, and their numbers."""
-    valid = among & ~scores["mAP"].isnan()
-    result = {name: values[valid].mean() for name, values in scores.items()}
-    return result | {"queries": valid.sum(), "queries_skipped": (among & ~valid).sum()}
 
 
 def _merge_by_index(records: Tensor) -> tuple[Tensor, Tensor]:

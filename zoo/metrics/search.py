@@ -3,7 +3,8 @@
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from types import ModuleType
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 import torch
@@ -13,6 +14,20 @@ from zoo.metrics.ranking import BLOCK_BYTES, check_unit_norm, products
 
 Kind = Literal["exact", "flat", "ivf", "hnsw", "ivfpq"]
 Shards = Sequence[np.ndarray | Tensor]
+
+
+class FaissIndex(Protocol):
+    """What is used of `faiss.Index`. Vectors are `(N, D)` float32; `search` gives scores and positions, `(Q, k)` each,
+    best first, with position -1 where it finds fewer."""
+
+    ntotal: int
+    is_trained: bool
+
+    def train(self, vectors: np.ndarray) -> None: ...
+
+    def add(self, vectors: np.ndarray) -> None: ...
+
+    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]: ...
 
 
 def exact_search(
@@ -79,7 +94,7 @@ class VectorIndex:
         faiss_index: The FAISS index of any other.
     """
 
-    def __init__(self, kind: Kind, width: int, shards: Shards = (), faiss_index: Any = None) -> None:
+    def __init__(self, kind: Kind, width: int, shards: Shards = (), faiss_index: FaissIndex | None = None) -> None:
         self.kind, self.width, self.shards, self.faiss_index = kind, width, shards, faiss_index
 
     @classmethod
@@ -106,7 +121,7 @@ class VectorIndex:
         faiss = _faiss()
         index = faiss.index_factory(width, _recipe(kind, count, width), faiss.METRIC_INNER_PRODUCT)
         if kind == "ivfpq":
-            index.do_polysemous_training = False  # for Hamming distances, which nobody asks for here; takes minutes
+            index.do_polysemous_training = False  # for Hamming distances, which are not used here; takes minutes
         if not index.is_trained:
             index.train(_spread(shards, min(training, count)))
         for part in _parts(shards, width, BLOCK_BYTES):
@@ -128,7 +143,7 @@ class VectorIndex:
         if self.faiss_index is None:
             return exact_search(queries, self.shards, k, exclude)
         check_unit_norm(queries)
-        _look_further(self.faiss_index, self.kind, k)
+        _set_effort(self.faiss_index, self.kind, k)
         found = self.faiss_index.search(queries.detach().cpu().numpy(), k if exclude is None else k + 1)
         scores, positions = (torch.from_numpy(part).to(queries.device) for part in found)
         missing = positions < 0
@@ -195,7 +210,7 @@ def _spread(shards: Shards, count: int) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _faiss() -> Any:
+def _faiss() -> ModuleType:
     try:
         import faiss
     except ImportError as error:
@@ -221,9 +236,11 @@ def _recipe(kind: Kind, count: int, width: int) -> str:
     return f"IVF{lists},PQ{codes}"
 
 
-def _look_further(index: Any, kind: Kind, k: int) -> None:
+def _set_effort(index: FaissIndex, kind: Kind, k: int) -> None:
     """Search effort: a sixteenth of the lists, at least 8; 4 k candidates in a graph, at least 64."""
+    parameters = _faiss().ParameterSpace()
     if kind in ("ivf", "ivfpq"):
-        index.nprobe = min(index.nlist, max(8, index.nlist // 16))
+        lists = _faiss().extract_index_ivf(index).nlist
+        parameters.set_index_parameter(index, "nprobe", min(lists, max(8, lists // 16)))
     elif kind == "hnsw":
-        index.hnsw.efSearch = max(64, 4 * k)
+        parameters.set_index_parameter(index, "efSearch", max(64, 4 * k))

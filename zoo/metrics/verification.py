@@ -1,13 +1,14 @@
 """Verification: do two images show the same identity? ROC-AUC, EER, k-fold accuracy, TAR at a FAR."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
 from zoo.data.index import Pairs
 from zoo.metrics.gathered import EmbeddingMetric, each_index_once
+from zoo.metrics.options import MetricOptions
 from zoo.metrics.ranking import BLOCK_BYTES, EmbeddingSet
 from zoo.metrics.threshold import ErrorCurve
 
@@ -37,7 +38,7 @@ def tar_at_far(scores: Tensor, same: Tensor, far: float) -> float:
 
 
 def best_threshold(scores: Tensor, same: Tensor) -> float:
-    """The threshold at which most pairs are told right, `same` being score >= threshold.
+    """The threshold at which most pairs are classified right, `same` being score >= threshold.
 
     It lies half-way between two neighbouring scores, at the lowest score where all are to be accepted, and just above
     the highest where none. Of several thresholds that are as good it is the strictest.
@@ -94,7 +95,7 @@ def folds_of(count: int, fold: Tensor | None, folds: int) -> Tensor:
 
 
 class VerificationMetrics(EmbeddingMetric):
-    """How well cosine similarity tells pairs of one identity from pairs of two.
+    """How well cosine similarity separates pairs of one identity from pairs of two.
 
     `update` takes in embeddings, `compute(pairs)` compares those that the pairs name by index:
 
@@ -111,7 +112,7 @@ class VerificationMetrics(EmbeddingMetric):
     Args:
         fars: The false acceptance rates at which to give the true one.
         folds: Number of folds where the pairs come without.
-        **kwargs: Options of `torchmetrics.Metric`, which refuses unknown ones.
+        **kwargs: See `MetricOptions`.
 
     Example:
         >>> metrics = VerificationMetrics(fars=(0.1,))
@@ -121,9 +122,11 @@ class VerificationMetrics(EmbeddingMetric):
         tensor(1.)
     """
 
-    def __init__(self, fars: Sequence[float] = (1e-3, 1e-2, 1e-1), folds: int = 10, **kwargs: Any) -> None:
-        # index; a cache would answer for other pairs, too
-        super().__init__(columns=1, compute_with_cache=False, **kwargs)
+    def __init__(
+        self, fars: Sequence[float] = (1e-3, 1e-2, 1e-1), folds: int = 10, **kwargs: Unpack[MetricOptions]
+    ) -> None:
+        super().__init__(columns=1, **kwargs)  # index
+        self.compute_with_cache = False  # else the first result would be given for all other pairs, too
         if any(not 0 <= far <= 1 for far in fars):
             raise ValueError(f"fars is {tuple(fars)}; give shares from 0 to 1.")
         self.fars, self.folds = tuple(fars), folds
