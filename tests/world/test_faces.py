@@ -11,17 +11,18 @@ from PIL import Image
 
 from tests.conftest import files_of
 from zoo.world import Faces, faces
-from zoo.world.complexion import EYES, HAIRS, SKINS
-from zoo.world.faces import EXPRESSIONS, GLASSES, PROPS, TYPES, Face, Look, Makeup
-from zoo.world.head import BEARDS, EYE_LEVEL, HATS, RANGES, STYLES, Bust, Dress, Head, Mood, build_bust
-from zoo.world.scenery import BACKGROUNDS, LIGHTS
-from zoo.world.texture import stream
-from zoo.world.trace import Camera, Hits, trace
+from zoo.world.bodies.complexion import EYES, HAIR_COLOURS, SKINS
+from zoo.world.bodies.head import BEARDS, EYE_LEVEL, HATS, RANGES, STYLES, Bust, Dress, Head, Mood, build_bust
+from zoo.world.faces import EXPRESSIONS, GLASSES, PROPS, TYPES, Face, Makeup, Styling
+from zoo.world.render.geometry import Camera
+from zoo.world.render.scenery import BACKGROUNDS, LIGHTS
+from zoo.world.render.solids import Hits, trace
+from zoo.world.render.texture import stream
 
 SMALL = Faces(families=5, members=2, views=2, size=40, seed=3)
 BASE = ("skin", "hair", "hair_style", "beard")  # what a family shares
 WORDS: dict[str, set[str]] = {
-    "skin": set(SKINS), "hair": set(HAIRS), "hair_style": set(STYLES), "beard": set(BEARDS), "eyes": set(EYES),
+    "skin": set(SKINS), "hair": set(HAIR_COLOURS), "hair_style": set(STYLES), "beard": set(BEARDS), "eyes": set(EYES),
     "glasses": set(GLASSES), "hat": set(HATS), "expression": set(EXPRESSIONS), "side": {"front", "left", "right"},
     "light": set(LIGHTS), "background": set(BACKGROUNDS), "prop": {"none", *PROPS},
 }  # fmt: skip
@@ -35,12 +36,14 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def portrait(face: Face, shades: bool = False, mood: Mood | None = None, **makeup: object) -> tuple:
     """A bare head from the front without light: its own coordinates (3, H) and colours (3, H) at the hits."""
     mood = mood or Mood()
-    look = Look(mood, Dress(face.style, beard=face.beard, shades=shades), Makeup(**makeup), (np.zeros(3),) * 3, 0.0, {})
-    bust = build_bust(face.head, look.dress, mood)
+    styling = Styling(
+        mood, Dress(face.style, beard=face.beard, shades=shades), Makeup(**makeup), (np.zeros(3),) * 3, 0.0, {}
+    )
+    bust = build_bust(face.head, styling.dress, mood)
     centre = np.array([0, 0, EYE_LEVEL - 0.1], np.float32)
     camera = replace(Camera.orbit(centre, 0.0, 0.0, 4.5, 0.0), zoom=5.0)
     hits = trace(bust.figure.solids, camera.origin, camera.rays(90), 0.03)
-    colour, _ = faces._paint(face, look, bust, hits)
+    colour, _ = faces._paint(face, styling, bust, hits)
     return bust.on_head(hits.point), colour
 
 
@@ -221,11 +224,11 @@ def test_the_side_is_where_the_nose_points(monkeypatch: pytest.MonkeyPatch) -> N
     tips = []
     shine = faces._shine
 
-    def spy(face: Face, look: Look, bust: Bust, hits: Hits, stage: faces.Stage) -> np.ndarray:
+    def spy(face: Face, styling: Styling, bust: Bust, hits: Hits, setting: faces.Setting) -> np.ndarray:
         points = np.stack([bust.figure.head_centre, bust.figure.part("nose").centre[-1]])
-        middle, tip = stage.camera.project(points)[:, 0]
+        middle, tip = setting.camera.project(points)[:, 0]
         tips.append(tip - middle)
-        return shine(face, look, bust, hits, stage)
+        return shine(face, styling, bust, hits, setting)
 
     monkeypatch.setattr(faces, "_shine", spy)
     world = Faces(families=20, members=1, views=4, size=32)
@@ -240,7 +243,7 @@ def test_the_mask_is_where_the_person_is_seen(identity: int, monkeypatch: pytest
     """With the person dyed black the picture changes all over the mask and, edges apart, only there."""
     world = Faces(families=4, members=1, views=4, size=64)
     before = world.render(identity, 1)
-    monkeypatch.setattr(faces, "_shine", lambda face, look, bust, hits, stage: np.zeros_like(hits.point))
+    monkeypatch.setattr(faces, "_shine", lambda face, styling, bust, hits, setting: np.zeros_like(hits.point))
     after = world.render(identity, 1)
     np.testing.assert_array_equal(before.mask, after.mask)
     changed = np.abs(before.image.astype(int) - after.image).sum(-1) > 0

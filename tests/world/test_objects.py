@@ -14,16 +14,15 @@ import pytest
 from PIL import Image
 
 from zoo.world import Objects
-from zoo.world.anatomy import turn
 from zoo.world.base import box_of
-from zoo.world.crafts import CRAFTS
 from zoo.world.objects import SOP_CATEGORIES
-from zoo.world.shapes import Maker, arch
-from zoo.world.sight import look, on_canvas
-from zoo.world.still import BACKGROUNDS, LIGHTS, PROPS, Still, framed
-from zoo.world.surface import EMBLEMS, MATERIALS, PALETTE, Finish, Paint, Print, paint
-from zoo.world.texture import stream
-from zoo.world.trace import Floats
+from zoo.world.render.geometry import Floats, turn
+from zoo.world.render.shapes import on_canvas, trace_shapes
+from zoo.world.render.texture import stream
+from zoo.world.things.crafts import CRAFTS
+from zoo.world.things.finish import EMBLEMS, MATERIALS, PALETTE, Finish, PaintedSurface, Print, paint_finish
+from zoo.world.things.maker import Maker, arch
+from zoo.world.things.still_life import BACKGROUNDS, LIGHTS, PROPS, StillLife, frame_shapes
 
 SMALL = Objects(families=14, members=2, views=2, size=40, seed=3)
 HEADER = "image_id class_id super_class_id path"
@@ -130,7 +129,7 @@ def test_families_share_what_they_should_and_members_differ() -> None:
             a, b = things[one], things[other]
             assert not np.array_equal(a.finish.main, b.finish.main)
             np.testing.assert_allclose(np.log(a.finish.main / b.finish.main), 0, atol=0.6)  # but the same colour
-            assert not np.array_equal(a.figure.corners().min((0, 1)), b.figure.corners().min((0, 1)))
+            assert not np.array_equal(a.shapes.corners().min((0, 1)), b.shapes.corners().min((0, 1)))
 
 
 def difference(difficulty: float) -> float:
@@ -141,10 +140,10 @@ def difference(difficulty: float) -> float:
         pictures = []
         for member in range(3):
             thing = world.thing(3 * family + member)
-            camera = framed(thing.figure, thing.craft.sides[0] + 0.4, 0.3, 0.0, 3.5, 0.9)
-            seen = look(thing.figure, camera, camera.rays(48))
+            camera = frame_shapes(thing.shapes, thing.craft.sides[0] + 0.4, 0.3, 0.0, 3.5, 0.9)
+            seen = trace_shapes(thing.shapes, camera, camera.rays(48))
             picture = np.zeros((3, 48 * 48), np.float32)
-            picture[:, seen.ray] = paint(thing.finish, thing.figure, seen).colour
+            picture[:, seen.ray] = paint_finish(thing.finish, thing.shapes, seen).colour
             pictures.append(picture)
         gaps += [np.abs(pictures[a] - pictures[b]).mean() for a, b in ((0, 1), (0, 2), (1, 2))]
     return float(np.mean(gaps))
@@ -218,12 +217,12 @@ def test_the_side_is_the_objects_own() -> None:
     make = Maker()
     make.box("main", (0, 0, 0.2), (0.2, 0.2, 0.2))
     make.ball("second", (0, 0.3, 0.2), (0.1, 0.1, 0.1))
-    figure = make.figure()
-    front = framed(figure, 0.0, 0.2, 0.0, 3.5, 0.9)
-    seen = look(figure, front, front.rays(40))
+    figure = make.shapes()
+    front = frame_shapes(figure, 0.0, 0.2, 0.0, 3.5, 0.9)
+    seen = trace_shapes(figure, front, front.rays(40))
     assert (seen.ray[seen.element == 1] % 40).min() > 24
-    left = framed(figure, np.pi / 2, 0.2, 0.0, 3.5, 0.9)
-    seen = look(figure, left, left.rays(40))
+    left = frame_shapes(figure, np.pi / 2, 0.2, 0.0, 3.5, 0.9)
+    seen = trace_shapes(figure, left, left.rays(40))
     assert seen.element[seen.depth.argmin()] == 1
     views = {}
     for view in range(30):
@@ -251,12 +250,12 @@ def test_the_mask_is_where_the_object_is_seen(identity: int, monkeypatch: pytest
     world = replace(SMALL, size=64)
     before = world.render(identity, 0)
 
-    def black(finish: Finish, figure: object, seen: object) -> Paint:
-        real = paint(finish, figure, seen)  # type: ignore[arg-type]
+    def black(finish: Finish, figure: object, seen: object) -> PaintedSurface:
+        real = paint_finish(finish, figure, seen)  # type: ignore[arg-type]
         none = real.shine * 0
-        return Paint(real.colour * 0, none, none + 1, none, none)
+        return PaintedSurface(real.colour * 0, none, none + 1, none, none)
 
-    monkeypatch.setattr("zoo.world.still.paint", black)
+    monkeypatch.setattr("zoo.world.things.still_life.paint_finish", black)
     after = world.render(identity, 0)
     np.testing.assert_array_equal(before.mask, after.mask)
     changed = np.abs(before.image.astype(int) - after.image).sum(-1) > 0
@@ -268,13 +267,13 @@ def test_the_mask_is_where_the_object_is_seen(identity: int, monkeypatch: pytest
 
 
 def test_a_prop_is_named_where_it_hides_something(monkeypatch: pytest.MonkeyPatch) -> None:
-    around = Still.around
+    around = StillLife.around
     masks: dict[int, list[np.ndarray]] = {view: [] for view in range(16)}
     words = {}
     world = Objects(families=3, views=16, size=64, seed=1)
     for bare in (False, True):
         if bare:
-            monkeypatch.setattr(Still, "around", staticmethod(lambda *a: replace(around(*a), props=())))
+            monkeypatch.setattr(StillLife, "around", staticmethod(lambda *a: replace(around(*a), props=())))
         for view, found in masks.items():
             sample = world.render(0, view)
             found.append(sample.mask)
@@ -333,10 +332,10 @@ def cases() -> dict[str, tuple[Maker, Callable[[Floats], Floats]]]:
 @pytest.mark.parametrize(("azimuth", "elevation"), [(0.0, 0.0), (0.7, 0.6), (3.9, 1.2), (np.pi / 2, np.pi / 2)])
 def test_rays_hit_where_a_slow_march_does(name: str, azimuth: float, elevation: float) -> None:
     make, gap = cases()[name]
-    figure = make.figure()
-    camera = framed(figure, azimuth, elevation, 0.1, 3.0, 0.95)
+    figure = make.shapes()
+    camera = frame_shapes(figure, azimuth, elevation, 0.1, 3.0, 0.95)
     rays = camera.rays(40)
-    seen = look(figure, camera, rays)
+    seen = trace_shapes(figure, camera, rays)
     depth = np.full(rays.shape[1], np.inf)
     found = np.full(rays.shape[1], False)
     at = np.full(rays.shape[1], 1.8)
@@ -363,9 +362,9 @@ def test_the_nearest_of_many_elements_is_seen() -> None:
     make = Maker()
     for k in range(5):
         make.box("main" if k % 2 else "second", (0.2 * k, 0, 0.3), (0.02, 0.3, 0.3 - 0.03 * k))
-    figure = make.figure()
-    camera = framed(figure, 0.0, 0.0, 0.0, 3.0, 0.9)
-    seen = look(figure, camera, camera.rays(64))
+    figure = make.shapes()
+    camera = frame_shapes(figure, 0.0, 0.0, 0.0, 3.0, 0.9)
+    seen = trace_shapes(figure, camera, camera.rays(64))
     middle = seen.element[seen.ray == 32 * 64 + 32]
     assert middle.tolist() == [4]
     assert set(seen.element.tolist()) == {0, 1, 2, 3, 4}  # each is a little larger than the one before it
@@ -377,9 +376,9 @@ def test_a_grille_lets_rays_through() -> None:
     solid = Maker()
     solid.shell("main", [(0.0, 0.0), (0.4, 0.0)], (0, 0, 0.4), turn(nod=np.pi / 2))
     counts = []
-    for figure in (make.figure(), solid.figure()):
-        camera = framed(figure, 0.0, 0.0, 0.0, 3.0, 0.9)
-        counts.append(len(look(figure, camera, camera.rays(128)).ray))
+    for figure in (make.shapes(), solid.shapes()):
+        camera = frame_shapes(figure, 0.0, 0.0, 0.0, 3.0, 0.9)
+        counts.append(len(trace_shapes(figure, camera, camera.rays(128)).ray))
     assert 0.05 < counts[0] / counts[1] < 0.4
     assert counts[1] == pytest.approx(np.pi / 4 * (0.9 * 128) ** 2, rel=0.05)
 
@@ -389,7 +388,7 @@ def test_a_cut_corner_keeps_the_ends_and_stays_inside() -> None:
     points = [(c, s, 0.5) for c, s in arch(4, 0.0, np.pi)]
     sharp.rod("main", points, 0.02)
     bent.rod("main", points, [0.02, 0.04, 0.04, 0.02], bend=2)
-    one, other = sharp.figure(), bent.figure()
+    one, other = sharp.shapes(), bent.shapes()
     assert len(other.kind) > len(one.kind)
     assert (other.corners().reshape(-1, 3).max(0) <= one.corners().reshape(-1, 3).max(0) + 0.05).all()
     for figure in (one, other):
@@ -411,8 +410,8 @@ def test_every_option_of_a_craft_can_be_made_and_seen(kind: str) -> None:
             rng = np.random.default_rng(len(seen_shapes))
             numbers = {part: float(rng.choice(ends)) for part, ends in craft.ranges.items()}
             make = Maker()
-            craft.build(make, numbers, plain | {name: word})
-            figure = make.figure()
+            craft.assemble(make, numbers, plain | {name: word})
+            figure = make.shapes()
             corners = figure.corners()
             assert np.isfinite(corners).all()
             assert "main" in figure.slots
@@ -427,9 +426,9 @@ def test_prints_are_of_three_colours_and_differ_with_their_numbers(pattern: str)
     make = Maker()
     make.shell("main", [(0.25, 0.0), (0.25, 0.6)])
     make.box("main", (0, 0.6, 0.3), (0.2, 0.2, 0.3))
-    figure = make.figure()
-    camera = framed(figure, 0.0, 0.2, 0.0, 3.0, 0.95)
-    seen = look(figure, camera, camera.rays(96))
+    figure = make.shapes()
+    camera = frame_shapes(figure, 0.0, 0.2, 0.0, 3.0, 0.95)
+    seen = trace_shapes(figure, camera, camera.rays(96))
     colours = []
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -439,7 +438,7 @@ def test_prints_are_of_three_colours_and_differ_with_their_numbers(pattern: str)
             layout.choice["wear"][:] = 1
             layout.shift["tint"][:] = 0.5
             finish = Finish.of("ceramic", pattern, ("red", "white", "blue"), layout, 0)
-            colour = paint(finish, figure, seen).colour
+            colour = paint_finish(finish, figure, seen).colour
             known = np.stack([finish.main, finish.second, finish.third])
             gap = np.abs(colour.T[:, None] - known[None]).sum(2)
             assert (gap.min(1) < 0.02).mean() > 0.6  # the rest are soft edges
@@ -455,11 +454,11 @@ def test_a_print_is_on_both_halves_of_a_shell_and_not_on_a_rod() -> None:
     make = Maker()
     make.shell("main", [(0.25, 0.0), (0.25, 0.6)])
     make.rod("main", [(0, 0.4, 0.05), (0, 0.4, 0.5)], 0.05)
-    figure = make.figure()
+    figure = make.shapes()
     halves = []
     for azimuth in (0.0, np.pi):
-        camera = framed(figure, azimuth, 0.0, 0.0, 3.0, 0.9)
-        seen = look(figure, camera, camera.rays(64))
+        camera = frame_shapes(figure, azimuth, 0.0, 0.0, 3.0, 0.9)
+        seen = trace_shapes(figure, camera, camera.rays(64))
         across, up, wide = on_canvas(figure, seen)
         assert (up[figure.kind[seen.element] == 2] == 9).all()
         shell = seen.element == 0

@@ -9,12 +9,14 @@ import pytest
 from PIL import Image
 
 from tests.conftest import files_of
-from zoo.data.readers import market1501
+from zoo.data.holdout import HoldOut
+from zoo.data.readers import read_with
 from zoo.world import Persons
-from zoo.world.clothes import BAGS, BOTTOMS, COLOURS, HAIRS, PATTERNS, TOPS, paint
-from zoo.world.lookout import PLACES
-from zoo.world.texture import Noise, stream
-from zoo.world.trace import Camera, trace
+from zoo.world.bodies.clothes import BAGS, BOTTOMS, COLOURS, HAIRS, PATTERNS, TOPS, paint_clothes
+from zoo.world.render.geometry import Camera
+from zoo.world.render.solids import trace
+from zoo.world.render.surveillance import SITES
+from zoo.world.render.texture import Noise, stream
 
 SMALL = Persons(families=6, members=2, views=10, size=32, seed=3)
 
@@ -78,7 +80,7 @@ def test_the_layout_is_that_of_market1501(root: Path) -> None:
 
 
 def test_the_reader_finds_every_identity_in_its_split(root: Path) -> None:
-    index = market1501.read(root, val_share=0.2)
+    index = read_with("market1501", root, HoldOut(val_share=0.2))
     assert len(index) == SMALL.images
     test = {f"{k + 1:04d}" for k in held_out(SMALL)}
     for split in ("query", "gallery"):
@@ -120,7 +122,7 @@ def test_attributes_are_the_familys_or_the_persons_or_the_views() -> None:
     world = replace(SMALL, difficulty=0.2)
     vocabulary = {
         "clothes": ("same", "changed"), "top": TOPS, "top_colour": COLOURS, "top_pattern": PATTERNS,
-        "bottom": BOTTOMS, "bottom_colour": COLOURS, "hair": HAIRS, "bag": BAGS, "background": PLACES,
+        "bottom": BOTTOMS, "bottom_colour": COLOURS, "hair": HAIRS, "bag": BAGS, "background": SITES,
         "side": ("front", "back", "left", "right"), "camera": tuple("123456"),
     }  # fmt: skip
     of_outfit: dict[tuple[int, str], set[tuple[str, ...]]] = {}
@@ -151,7 +153,7 @@ def painted(world: Persons, identity: int, worn: int, azimuth: float = 0.0) -> n
     """Colours (3, 80, 40) in linear light of a person at rest, without light or background; NaN beside it."""
     person = world.person(identity)
     rest = person.rests[worn]
-    tall = person.looks.build.height
+    tall = person.wearer.build.height
     camera = Camera.orbit(np.array([0, 0, tall / 2], np.float32), azimuth, 0.0, 8.0, 0.0)
     rays = replace(camera, zoom=2 * 8.0 / (1.08 * tall)).rays(80, 40)
     hits = trace(rest.solids, camera.origin, rays, 0.018)
@@ -159,7 +161,7 @@ def painted(world: Persons, identity: int, worn: int, azimuth: float = 0.0) -> n
     folds = Noise(stream(1), 0.1)
     folds.wave *= 0
     folds.phase *= 0
-    picture[:, hits.ray] = paint(person.looks, person.outfits[worn], hits, rest, folds)
+    picture[:, hits.ray] = paint_clothes(person.wearer, person.outfits[worn], hits, rest, folds)
     return picture.reshape(3, 80, 40)
 
 
@@ -176,9 +178,9 @@ def test_colour_words_are_the_colours_of_the_clothes() -> None:
         person = world.person(identity)
         for worn, outfit in enumerate(person.outfits):
             picture = painted(world, identity, worn, np.pi)  # from behind: no prints, no zips
-            if outfit.pattern in ("plain", "print") and person.looks.bag == "none":
+            if outfit.pattern in ("plain", "print") and person.wearer.bag == "none":
                 right["top"].append(word_of(picture[:, 24:34, 17:23]) == outfit.top_word)
-            if outfit.top != "coat" and person.looks.bag != "shoulder_bag":
+            if outfit.top != "coat" and person.wearer.bag != "shoulder_bag":
                 right["bottom"].append(word_of(picture[:, 43:47, 12:28]) == outfit.bottom_word)
     assert len(right["top"]) >= 10 and len(right["bottom"]) >= 40
     assert np.mean(right["top"]) > 0.85 and np.mean(right["bottom"]) > 0.85  # some shades are near another word
@@ -207,7 +209,7 @@ def test_the_side_is_the_side_that_is_seen(monkeypatch: pytest.MonkeyPatch) -> N
         facing.append(hits.normal.mean(1))
         return np.ones_like(hits.point)
 
-    monkeypatch.setattr("zoo.world.persons.paint", look)
+    monkeypatch.setattr("zoo.world.persons.paint_clothes", look)
     sides = set()
     for view in range(10):
         for identity in (0, 1, 4):
@@ -223,7 +225,9 @@ def test_the_mask_is_where_the_person_is_seen(monkeypatch: pytest.MonkeyPatch) -
     """Dyed black, the picture changes all over the mask and, rim apart, only there."""
     world = replace(SMALL, size=64)
     before = [world.render(k, v) for k, v in ((0, 0), (5, 3), (9, 8))]
-    monkeypatch.setattr("zoo.world.persons.paint", lambda looks, outfit, hits, rest, folds: np.zeros_like(hits.point))
+    monkeypatch.setattr(
+        "zoo.world.persons.paint_clothes", lambda looks, outfit, hits, rest, folds: np.zeros_like(hits.point)
+    )
     after = [world.render(k, v) for k, v in ((0, 0), (5, 3), (9, 8))]
     for one, other in zip(before, after, strict=True):
         np.testing.assert_array_equal(one.mask, other.mask)

@@ -16,9 +16,10 @@ from PIL import Image
 
 from tests.conftest import files_of
 from zoo.world import Pets
-from zoo.world.anatomy import Pose, pose_body
-from zoo.world.coat import Skin, paint
-from zoo.world.trace import Camera, trace
+from zoo.world.bodies.anatomy import Pose, pose_body
+from zoo.world.bodies.coat import Skin, paint_coat
+from zoo.world.render.geometry import Camera
+from zoo.world.render.solids import trace
 
 SEARCH = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
 SMALL = Pets(families=5, members=2, views=2, size=40, seed=3)
@@ -133,7 +134,7 @@ def test_the_mask_is_where_the_pet_is_seen(identity: int, monkeypatch: pytest.Mo
     world = Pets(families=5, members=1, views=2, size=64)
     before = world.render(identity, 0)
     black = np.zeros(1, np.float32)
-    monkeypatch.setattr("zoo.world.pets.paint", lambda coat, skin, body: (skin.face * 0, skin.low * 0 + black))
+    monkeypatch.setattr("zoo.world.pets.paint_coat", lambda coat, skin, body: (skin.face * 0, skin.low * 0 + black))
     after = world.render(identity, 0)
     np.testing.assert_array_equal(before.mask, after.mask)
     changed = np.abs(before.image.astype(int) - after.image).sum(-1) > 0
@@ -170,7 +171,7 @@ def painted(world: Pets, identity: int) -> np.ndarray:
     camera = Camera.orbit(np.array([0.1, 0, 0.4], np.float32), 0.7, 0.2, 4.5, 0.0)
     rays = replace(camera, zoom=6.0).rays(48)
     hits = trace(figure.solids, camera.origin, rays, 0.02)
-    colour, _ = paint(pet.coat, Skin.under(hits, figure, family.body), family.body)
+    colour, _ = paint_coat(pet.coat, Skin.under(hits, figure, family.body), family.body)
     return np.sqrt(np.clip(colour, 0, 1))
 
 

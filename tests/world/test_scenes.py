@@ -17,16 +17,17 @@ from PIL import Image
 from tests.conftest import files_of
 from zoo.data.captions import read_captions
 from zoo.world import Objects, Persons, Pets, Scenes
-from zoo.world.anatomy import Pose
 from zoo.world.base import box_of
-from zoo.world.pets import PosedPet
-from zoo.world.scenery import Light, Surroundings
+from zoo.world.bodies.anatomy import Pose
+from zoo.world.pets import PlacedPet
+from zoo.world.render.geometry import Camera
+from zoo.world.render.scenery import Light, Surroundings
+from zoo.world.render.setting import Setting, Spot, _owners
+from zoo.world.render.solids import trace
+from zoo.world.render.texture import stream
+from zoo.world.rendered import write_unit
 from zoo.world.scenes import CATEGORIES, run_lengths
 from zoo.world.sentences import before, left_of, vocabulary, words_of
-from zoo.world.stage import Spot, Stage, _owners
-from zoo.world.texture import stream
-from zoo.world.trace import Camera, trace
-from zoo.world.writer import write_unit
 
 SMALL = Scenes(scenes=24, size=48, families=12, members=2, seed=3)
 MANY = Scenes(scenes=400, families=20, members=3, seed=1)
@@ -93,9 +94,9 @@ def test_masks_are_apart_and_boxes_are_tight(drawn: list) -> None:
         counts.add(len(scene.instances))
         assert sum(one.mask.astype(int) for one in scene.instances).max() == 1
         for one in scene.instances:
-            assert one.seen.box == box_of(one.mask)
+            assert one.observed.box == box_of(one.mask)
             assert one.mask.mean() > 0.003
-        middles = [one.seen.middle for one in scene.instances]
+        middles = [one.observed.middle for one in scene.instances]
         assert middles == sorted(middles)
         assert len({one.identity for one in scene.instances}) == len(scene.instances)
     assert counts == {1, 2, 3, 4}
@@ -107,7 +108,7 @@ def test_a_mask_is_where_the_instance_is_seen(scene: int, monkeypatch: pytest.Mo
     before_ = MANY.render(scene)
     dark = before_.instances[scene % len(before_.instances)]
     for wing in (Pets, Objects, Persons):
-        monkeypatch.setattr(wing, "cast", _unlit(wing.cast, dark.identity))
+        monkeypatch.setattr(wing, "subject", _unlit(wing.subject, dark.identity))
     after = MANY.render(scene)
     changed = np.abs(before_.image.astype(int) - after.image).sum(-1) > 0
     near = dark.mask.copy()
@@ -115,7 +116,7 @@ def test_a_mask_is_where_the_instance_is_seen(scene: int, monkeypatch: pytest.Mo
         near |= np.roll(near, by, axis) | np.roll(near, -by, axis)
     assert changed[dark.mask].mean() > 0.9
     assert not changed[~near].any()
-    assert [one.seen for one in after.instances] == [one.seen for one in before_.instances]
+    assert [one.observed for one in after.instances] == [one.observed for one in before_.instances]
 
 
 def _unlit(cast: Callable[..., Any], identity: str) -> Callable[..., Any]:
@@ -143,25 +144,25 @@ def test_who_would_hardly_be_seen_is_left_out() -> None:
 
 
 def test_a_subject_on_its_spot_is_traced_as_if_it_had_been_moved_there() -> None:
-    """The camera in the subject's frame sees what the camera of the stage sees of the moved solids."""
-    subject, rng = Pets().cast(1, stream(5)), stream(6)
+    """The camera in the subject's frame sees what the camera of the setting sees of the moved solids."""
+    subject, rng = Pets().subject(1, stream(5)), stream(6)
     spot = Spot((0.3, -0.4), 0.8, 1.0)
     camera = Camera.orbit(np.zeros(3), 0.2, 0.3, 7.0, 0.1)
     camera = replace(camera, zoom=4.0, shift=(0.1, -0.1))
     light, around = Light.draw("noon", 0.0, rng), Surroundings.draw("lawn", 0.0, rng)
-    own = spot.own(Stage(camera, "lawn", "noon", light, around, ()))
+    own = spot.setting_of_subject(Setting(camera, "lawn", "noon", light, around, ()))
     rays = camera.rays(60)
-    inside = subject.meet(own.camera, spot.inward(rays))
-    outside = trace(spot.out_solids(subject.solids), camera.origin, rays, 0.022)
+    inside = subject.meet(own.camera, spot.to_subject(rays))
+    outside = trace(spot.solids_to_setting(subject.solids), camera.origin, rays, 0.022)
     both, a, b = np.intersect1d(inside.ray, outside.ray, return_indices=True)
     assert len(both) > 0.99 * max(len(inside.ray), len(outside.ray)) > 100
     np.testing.assert_allclose(inside.depth[a], outside.depth[b], atol=0.02)
     assert np.median(np.abs(inside.depth[a] - outside.depth[b])) < 1e-3
-    np.testing.assert_allclose(own.camera.rays(60), spot.inward(rays), atol=1e-5)
+    np.testing.assert_allclose(own.camera.rays(60), spot.to_subject(rays), atol=1e-5)
     facing = (inside.normal * own.light.direction[:, None]).sum(0)[a]
     assert np.median(np.abs(facing - (outside.normal * light.direction[:, None]).sum(0)[b])) < 1e-2
     scaled = replace(spot, scale=2.0)
-    twice = scaled.out(np.array([[1, 0, 1]], np.float32))
+    twice = scaled.to_setting(np.array([[1, 0, 1]], np.float32))
     np.testing.assert_allclose(twice, [[0.3 + 2 * np.cos(0.8), -0.4 + 2 * np.sin(0.8), 2]], atol=1e-6)
 
 
@@ -183,7 +184,7 @@ def test_sentences_agree_with_the_masks(drawn: list) -> None:
                 assert np.median(one) > np.median(other) and one[0] > other[0] and one[-1] > other[-1]
             else:
                 front, back = about if "in front of" in text else about[::-1]
-                assert scene.instances[front].seen.distance < scene.instances[back].seen.distance
+                assert scene.instances[front].observed.distance < scene.instances[back].observed.distance
                 assert len(np.intersect1d(one, other)) > 0
     assert told > 60
 
@@ -192,13 +193,13 @@ def test_in_front_is_who_hides_the_other(drawn: list, monkeypatch: pytest.Monkey
     """With the other taken away, nothing more is seen of the one in front; of the one behind, often more is."""
     checked, uncovered = 0, 0
     for number, scene in enumerate(drawn):
-        pairs = [(a, b) for a in scene.instances for b in scene.instances if before(a.seen, b.seen)]
+        pairs = [(a, b) for a in scene.instances for b in scene.instances if before(a.observed, b.observed)]
         if len(scene.instances) != 2 or not pairs:
             continue
         alone = {}
         for row in range(4):
             with monkeypatch.context() as patch:
-                patch.setattr("zoo.world.stage._owners", partial(_only, row))
+                patch.setattr("zoo.world.render.setting._owners", partial(_only, row))
                 for one in MANY.render(number).instances:
                     alone[one.identity] = one.mask
         front, back = pairs[0]
@@ -216,24 +217,24 @@ def _only(row: int, depth: np.ndarray) -> np.ndarray:
 
 def test_nothing_is_told_of_what_is_hidden() -> None:
     """A collar, a pattern and a pose are told from pixels that show them, not from the individual's record."""
-    stage = Stage(
+    setting = Setting(
         Camera.orbit(np.array([0, 0, 0.3], np.float32), 0.7, 0.1, 7.0, 0.0), "lawn", "noon",
         Light.draw("noon", 0.0, stream(1)), Surroundings.draw("lawn", 0.0, stream(2)), (),
     )  # fmt: skip
-    camera = replace(stage.camera, zoom=5.0)
+    camera = replace(setting.camera, zoom=5.0)
     collars = 0
     for number in range(0, 100, 5):
-        posed = PosedPet(Pets().pet(number), Pose("sitting"), 0.0, "red")
+        posed = PlacedPet(Pets().pet(number), Pose("sitting"), 0.0, "red")
         met = posed.meet(camera, camera.rays(90))
-        light, told = posed.shine(met, np.ones(len(met.ray), bool), stage)
-        bare, without = PosedPet(posed.pet, posed.pose, 0.0, "none").shine(met, np.ones(len(met.ray), bool), stage)
+        light, told = posed.shine(met, np.ones(len(met.ray), bool), setting)
+        bare, without = PlacedPet(posed.pet, posed.pose, 0.0, "none").shine(met, np.ones(len(met.ray), bool), setting)
         red = np.abs(light - bare).max(0) > 0.02
         assert told["facing"] == "camera" and told["pose"] == "sitting" and "collar" not in without
         if "collar" in told:
             collars += 1
-            _, hidden = posed.shine(met, ~red, stage)
+            _, hidden = posed.shine(met, ~red, setting)
             assert red.mean() > 0.01 and "collar" not in hidden
-            _, hidden = posed.shine(met, met.point[2] < 0.1, stage)  # the paws alone
+            _, hidden = posed.shine(met, met.point[2] < 0.1, setting)  # the paws alone
             assert not {"pose", "facing"} & set(hidden)
     assert collars > 1
 
@@ -241,14 +242,14 @@ def test_nothing_is_told_of_what_is_hidden() -> None:
     lamps = [k for k in range(0, things.identities, things.members) if things.kind(k // things.members) == "lamp"]
     checked = 0
     for number in lamps[:6]:
-        lamp = things.cast(number, stream(4))
+        lamp = things.subject(number, stream(4))
         met = lamp.meet(camera, camera.rays(90))
-        main = lamp.thing.figure.slot[met.element] == lamp.thing.figure.slots.index("main")
+        main = lamp.thing.shapes.slot[met.element] == lamp.thing.shapes.slots.index("main")
         foot = ~main & (met.point[2] < 0.1)
-        _, told = lamp.shine(met, main, stage)
+        _, told = lamp.shine(met, main, setting)
         assert told["colour"] == lamp.thing.attributes["colour"]
-        _, hidden = lamp.shine(met, foot, stage)
-        finish, slots = lamp.thing.finish, set(lamp.thing.figure.slots) - {"main"}
+        _, hidden = lamp.shine(met, foot, setting)
+        finish, slots = lamp.thing.finish, set(lamp.thing.shapes.slots) - {"main"}
         if not any(np.allclose(finish.of_slot(slot)[0], finish.main, rtol=0.4, atol=0.03) for slot in slots):
             assert set(hidden) == {"category"}
             checked += 1
@@ -272,10 +273,10 @@ def test_individuals_are_those_of_the_wings_and_splits_share_none() -> None:
     kinds = set()
     for number in range(90):
         for wing, identity in MANY._choose(MANY.split_of(number), stream(9, number)):
-            assert split_of[MANY.wings[wing].name_of(identity)] == MANY.split_of(number)
+            assert split_of[MANY.worlds[wing].name_of(identity)] == MANY.split_of(number)
             kinds.add(wing)
     assert kinds == {"pets", "objects", "persons"}
-    assert MANY.wings["pets"].pet(4).body == wings[0].pet(4).body
+    assert MANY.worlds["pets"].pet(4).body == wings[0].pet(4).body
     shares = [sum(MANY.split_of(k) == split for k in range(400)) / 400 for split in ("train", "val", "test")]
     np.testing.assert_allclose(shares, [0.65, 0.1, 0.25], atol=0.01)
 
@@ -318,9 +319,9 @@ def test_lists_agree_with_the_pictures(root: Path) -> None:
             np.testing.assert_array_equal(pixels, scene.image)
             own = [row for row in boxes.values() if row["image_id"] == number]
             for row, one in zip(own, scene.instances, strict=True):
-                assert tuple(row["bbox"]) == one.seen.box and row["area"] == one.mask.sum()
-                assert row["identity"] == one.identity and names[row["category_id"]] == one.seen.kind
-                assert row["attributes"] == one.seen.attributes and row["iscrowd"] == 0
+                assert tuple(row["bbox"]) == one.observed.box and row["area"] == one.mask.sum()
+                assert row["identity"] == one.identity and names[row["category_id"]] == one.observed.kind
+                assert row["attributes"] == one.observed.attributes and row["iscrowd"] == 0
                 np.testing.assert_array_equal(decoded(row["segmentation"]), one.mask)
                 identities.setdefault(split, set()).add(row["identity"])
             said = [row["caption"] for row in lists["captions"]["annotations"] if row["image_id"] == number]
@@ -354,6 +355,6 @@ def test_left_and_in_front_exclude_each_other(drawn: list) -> None:
     for scene in drawn:
         for one in scene.instances:
             for other in scene.instances:
-                if one is not other and left_of(one.seen, other.seen, MANY.size):
-                    assert not left_of(other.seen, one.seen, MANY.size)
-                    assert not before(one.seen, other.seen) and not before(other.seen, one.seen)
+                if one is not other and left_of(one.observed, other.observed, MANY.size):
+                    assert not left_of(other.observed, one.observed, MANY.size)
+                    assert not before(one.observed, other.observed) and not before(other.observed, one.observed)

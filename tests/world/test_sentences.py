@@ -2,9 +2,9 @@
 
 import pytest
 
-from zoo.world.scenery import BACKGROUNDS
+from zoo.world.render.scenery import BACKGROUNDS
 from zoo.world.sentences import (
-    Seen,
+    Observation,
     before,
     by_looks,
     by_place,
@@ -20,16 +20,16 @@ from zoo.world.sentences import (
 SIZE = 100
 
 
-def pet(kind: str = "cat", x: int = 10, distance: float = 7.0, y: int = 40, w: int = 20, **words: str) -> Seen:
-    return Seen(kind, {"species": kind, **words}, (x, y, w, 20), distance)
+def pet(kind: str = "cat", x: int = 10, distance: float = 7.0, y: int = 40, w: int = 20, **words: str) -> Observation:
+    return Observation(kind, {"species": kind, **words}, (x, y, w, 20), distance)
 
 
-def thing(kind: str = "mug", x: int = 60, distance: float = 7.0, y: int = 40, **words: str) -> Seen:
-    return Seen(kind, {"category": kind, **words}, (x, y, 20, 20), distance)
+def thing(kind: str = "mug", x: int = 60, distance: float = 7.0, y: int = 40, **words: str) -> Observation:
+    return Observation(kind, {"category": kind, **words}, (x, y, 20, 20), distance)
 
 
-def person(x: int = 40, **words: str) -> Seen:
-    return Seen("person", {"species": "person", **words}, (x, 10, 20, 60), 7.0)
+def person(x: int = 40, **words: str) -> Observation:
+    return Observation("person", {"species": "person", **words}, (x, 10, 20, 60), 7.0)
 
 
 GREY = {"coat": "grey", "pattern": "striped"}
@@ -38,7 +38,7 @@ STEEL = {"material": "metal", "colour": "grey", "pattern": "plain"}
 RED = {"material": "ceramic", "colour": "red", "pattern": "dots"}
 
 
-def texts(scene: list[Seen]) -> list[str]:
+def texts(scene: list[Observation]) -> list[str]:
     return [said.text for said in sentences(scene, SIZE)]
 
 
@@ -66,7 +66,7 @@ def texts(scene: list[Seen]) -> list[str]:
         (person(), "person"),
     ],
 )  # fmt: skip
-def test_phrases_are_english_and_hold_all_that_is_seen(seen: Seen, words: str) -> None:
+def test_phrases_are_english_and_hold_all_that_is_seen(seen: Observation, words: str) -> None:
     assert phrase(seen) == words
 
 

@@ -1,7 +1,7 @@
-"""The procedural world: draws particular things, so that an expert can be trained without a download."""
+"""The procedural world: images of particular persons, faces, pets and objects that are drawn, not downloaded."""
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from zoo.world.base import Sample, World
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from zoo.world.pets import Pets
     from zoo.world.scenes import Scenes
 
-_HOMES = {
+_MODULES = {
     "Faces": "zoo.world.faces",
     "Objects": "zoo.world.objects",
     "Persons": "zoo.world.persons",
@@ -24,7 +24,7 @@ _HOMES = {
 __all__ = ["Faces", "Objects", "Persons", "Pets", "Sample", "Scenes", "World"]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}. Known: {', '.join(__all__)}.")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_MODULES[name]), name)

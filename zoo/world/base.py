@@ -1,9 +1,7 @@
-"""What every wing of the world shares: its fields, its splits, its folder, and one rendered sample."""
+"""A world of identities: its fields, its look-alike families and their splits, and one rendered sample."""
 
 import csv
-import hashlib
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,10 +9,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.home import worlds
-from zoo.world.texture import stream
+from zoo.world.render.texture import stream
+from zoo.world.rendered import RenderedDataset
 
-SPLITS = ("train", "val", "test")
 _BOX = ("x", "y", "w", "h")
 
 
@@ -26,7 +23,7 @@ class Sample:
         image: (H, W, 3) uint8.
         mask: visible silhouette, (H, W) bool.
         box: x, y, width, height of the silhouette in pixels.
-        attributes: what is to be seen, by column name; shared by many individuals.
+        attributes: what the image shows, by column name; shared by many individuals.
     """
 
     image: NDArray[np.uint8]
@@ -36,85 +33,8 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Wing:
-    """What can be rendered to a folder: units of pictures, numbered from 0.
-
-    A unit is there or not when a render was interrupted: an identity with its views, or one scene.
-    """
-
-    NAME: ClassVar[str]
-    VERSION: ClassVar[int] = 1
-    UNITS: ClassVar[str] = "identities"
-
-    # What a wing says about itself.
-
-    @property
-    def units(self) -> int:
-        """Number of units in all splits."""
-        raise NotImplementedError
-
-    def name_of(self, unit: int) -> str:
-        """Name of a unit."""
-        raise NotImplementedError
-
-    def views_of(self, unit: int) -> int:
-        """Number of images of a unit."""
-        raise NotImplementedError
-
-    def split_of(self, unit: int) -> str:
-        """``train``, ``val`` or ``test``."""
-        raise NotImplementedError
-
-    def path_of(self, unit: int, view: int) -> str:
-        """Path of an image under the folder, with forward slashes."""
-        raise NotImplementedError
-
-    def draw(self, unit: int, view: int) -> tuple[NDArray[np.uint8], dict[str, Any]]:
-        """An image (H, W, 3) and what is known of it, as JSON has it."""
-        raise NotImplementedError
-
-    def write_lists(self, root: Path, records: list[dict[str, Any]]) -> None:
-        """Writes what the layout has beside the images.
-
-        Args:
-            root: the folder.
-            records: what `draw` gave for every image, with its ``path`` and ``split``, sorted by path.
-        """
-        raise NotImplementedError
-
-    # What follows from it.
-
-    @property
-    def images(self) -> int:
-        """Number of images in all splits."""
-        return sum(self.views_of(unit) for unit in range(self.units))
-
-    @property
-    def folder(self) -> str:
-        """Name of the world's folder; it changes with every field and with the renderer."""
-        key = json.dumps([self.NAME, self.VERSION, asdict(self)], sort_keys=True)
-        return f"{self.NAME}-v{self.VERSION}-{hashlib.sha256(key.encode()).hexdigest()[:10]}"
-
-    def prepare(self, cache: str | Path | None = None, workers: int | None = None) -> Path:
-        """Renders what is not there yet and returns the data folder.
-
-        Args:
-            cache: folder of all worlds; default `worlds` in the zoo's `home`.
-            workers: processes that render; default one for each core. The images do not depend on it.
-
-        Raises:
-            OSError: the folder cannot be written to, or the disk is full; what is rendered stays.
-        """
-        from zoo.world.writer import write  # here, so that drawing one sample needs no progress bar
-
-        if workers is not None and workers < 1:
-            raise ValueError(f"workers must be at least 1, got {workers}. Leave it out to use all cores.")
-        return write(self, (Path(cache) if cache else worlds()) / self.folder, workers)
-
-
-@dataclass(frozen=True)
-class World(Wing):
-    """Base of the wings of identities: identities in look-alike families, each seen in several views.
+class World(RenderedDataset):
+    """Base of the worlds of one category: identities in look-alike families, each rendered in several views.
 
     Args:
         families: number of look-alike families.
@@ -161,10 +81,10 @@ class World(Wing):
     def _held_out(self, share: str) -> int:
         return max(1, round(self.families * getattr(self, share)))
 
-    # What a wing says about itself.
+    # What a world defines.
 
     def kind(self, family: int) -> str:
-        """The species, or whatever a family of this wing is one of."""
+        """Kind of a family, such as its species; identities are named after it."""
         raise NotImplementedError
 
     def render(self, identity: int, view: int) -> Sample:
@@ -209,6 +129,11 @@ class World(Wing):
     def identities(self) -> int:
         """Number of identities, numbered family by family."""
         return self.families * self.members
+
+    @property
+    def own_share(self) -> float:
+        """Share of an individual's looks that is its own and not its family's."""
+        return 1.0 - 0.85 * self.difficulty
 
     @property
     def units(self) -> int:

@@ -1,4 +1,4 @@
-"""The wing of the faces: heads and shoulders of invented, toy-like people, each with a face of its own."""
+"""The world of faces: heads and shoulders of invented, toy-like people, each with a face of its own."""
 
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -10,12 +10,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoo.world.base import Sample, World, box_of
-from zoo.world.complexion import EYES, HAIRS, SKINS, Complexion, Makeup, Marks, hair_on_skull, paint_front, strands
-from zoo.world.head import BEARDS, EYE_LEVEL, HATS, RANGES, SCALE, STYLES, Bust, Dress, Head, Mood, build_bust
-from zoo.world.scenery import BACKGROUNDS, LIGHTS, Light, Prop, Surroundings, develop
-from zoo.world.stage import Stage
-from zoo.world.texture import Noise, linear, mix, step, stream
-from zoo.world.trace import Camera, Floats, Hits, Solids, shade_of
+from zoo.world.bodies.complexion import (
+    EYES,
+    HAIR_COLOURS,
+    SKINS,
+    Complexion,
+    Makeup,
+    Marks,
+    hair_on_skull,
+    paint_front,
+    strands,
+)
+from zoo.world.bodies.head import BEARDS, EYE_LEVEL, HATS, RANGES, SCALE, STYLES, Bust, Dress, Head, Mood, build_bust
+from zoo.world.render.geometry import Camera, Floats
+from zoo.world.render.scenery import BACKGROUNDS, LIGHTS, Light, Prop, Surroundings, develop
+from zoo.world.render.setting import Setting
+from zoo.world.render.solids import Hits, Solids, shade_of
+from zoo.world.render.texture import Noise, linear, mix, step, stream
 
 _BLEND = 0.036  # radius over which the parts of a head melt together
 
@@ -50,8 +61,8 @@ class Face:
 
 
 @dataclass(frozen=True)
-class Look:
-    """What one view of a face looks like but for the stage.
+class Styling:
+    """What one view of a face looks like but for the setting.
 
     Args:
         cloth: colours of shirt, trimmings and hat or scarf, each (3,) in linear light.
@@ -100,17 +111,12 @@ class Faces(World):
         return f"{split}/n{identity + 1:06d}/{view + 1:04d}_01.jpg"
 
     def finish(self, root: Path, rows: list[dict[str, str]]) -> None:
-        """Writes VGGFace2's ``identity_meta.csv``; nobody here has a gender, so that column says ``n``."""
+        """Writes VGGFace2's ``identity_meta.csv``; nobody here has a gender, so that column is ``n``."""
         count = Counter((row["path"].split("/")[1], row["identity"], row["path"].split("/")[0]) for row in rows)
         lines = ["Class_ID, Name, Sample_Num, Flag, Gender"]
         for (number, name, split), images in sorted(count.items()):
             lines.append(f'{number}, "{name}", {images}, {int(split == "train")}, n')
         (root / "identity_meta.csv").write_text("\n".join(lines) + "\n", newline="\n")
-
-    @property
-    def own_share(self) -> float:
-        """Share of an individual's looks that is its own and not its family's."""
-        return 1.0 - 0.85 * self.difficulty
 
     def face(self, identity: int) -> Face:
         """The individual itself, whatever the view."""
@@ -146,7 +152,7 @@ def _face(world: Faces, identity: int) -> Face:
         common, mine, moved = _striking(shared), _striking(own), own.uniform() < part
         mixed = common + (mine - common) * part * moved
         shares[name] = 0.4 * biases[name] + 0.6 * mixed if name in biases else mixed
-    skin, hair, style = _pick(list(SKINS), shared), _pick(list(HAIRS), shared), _pick(STYLES, shared)
+    skin, hair, style = _pick(list(SKINS), shared), _pick(list(HAIR_COLOURS), shared), _pick(STYLES, shared)
     beard = BEARDS[int(shared.choice(4, p=(0.58, 0.14, 0.14, 0.14)))]
     eyes, own_eyes = _pick(list(EYES), shared), _pick(list(EYES), own)
     eyes = own_eyes if own.uniform() < 0.8 * share else eyes
@@ -157,8 +163,8 @@ def _face(world: Faces, identity: int) -> Face:
     return Face(Head.of(shares), complexion, style, beard, stubbly, int(shared.integers(2**31)), attributes)
 
 
-def _look(face: Face, yaw: float, rng: np.random.Generator) -> tuple[Look, str]:
-    """A random look with the head turned by ``yaw``, and a prop's name or ``none``."""
+def _styling(face: Face, yaw: float, rng: np.random.Generator) -> tuple[Styling, str]:
+    """A random styling with the head turned by ``yaw``, and a prop's name or ``none``."""
     expression = list(EXPRESSIONS)[int(rng.choice(6, p=(0.28, 0.22, 0.15, 0.12, 0.15, 0.08)))]
     force, jitter = rng.uniform(0.7, 1.1), rng.normal(0, 0.08, 4)
     smile, open_, brows, lids = EXPRESSIONS[expression]
@@ -187,7 +193,7 @@ def _look(face: Face, yaw: float, rng: np.random.Generator) -> tuple[Look, str]:
     cloth = tuple(linear(*rng.uniform(25, 235, 3)) for _ in range(3))
     attributes = {"glasses": glasses, "hat": hat, "expression": expression}
     stripes = max(float(rng.uniform(-20, 30)), 0.0)
-    return Look(mood, dress, makeup, (cloth[0], cloth[1], cloth[2]), stripes, attributes), prop
+    return Styling(mood, dress, makeup, (cloth[0], cloth[1], cloth[2]), stripes, attributes), prop
 
 
 def _camera(azimuth: float, rng: np.random.Generator) -> Camera:
@@ -230,8 +236,8 @@ def _ball(azimuth: float, rng: np.random.Generator) -> Prop:
 def _draw(face: Face, rng: np.random.Generator, size: int) -> Sample:
     turned, split = float(rng.triangular(-1.1, 0, 1.1)), float(rng.uniform(0.3, 0.9))
     azimuth = turned * split  # the rest is the head's own turn
-    look, prop = _look(face, turned * (split - 1), rng)
-    bust = build_bust(face.head, look.dress, look.mood)
+    styling, prop = _styling(face, turned * (split - 1), rng)
+    bust = build_bust(face.head, styling.dress, styling.mood)
     background, lamp = _pick(BACKGROUNDS, rng), _pick(LIGHTS, rng)
     camera = _camera(azimuth, rng)
     light, surroundings = Light.draw(lamp, azimuth, rng), Surroundings.draw(background, azimuth, rng)
@@ -240,24 +246,24 @@ def _draw(face: Face, rng: np.random.Generator, size: int) -> Sample:
         props = ((prop, _hand(face.complexion.skin, azimuth, rng)),)
     elif prop == "ball":
         props = ((prop, _ball(azimuth, rng)),)
-    stage = Stage(camera, background, lamp, light, surroundings, props)
+    setting = Setting(camera, background, lamp, light, surroundings, props)
     met: list[Hits] = []
 
     def shine(hits: Hits) -> Floats:
         met.append(hits)
-        return _shine(face, look, bust, hits, stage)
+        return _shine(face, styling, bust, hits, setting)
 
     def sensor(light: Floats, shape: tuple[int, int], rng: np.random.Generator) -> NDArray[np.uint8]:
         return develop(_mended(light, met[0]), shape, rng)
 
-    image, mask, in_front = stage.picture(bust.figure.solids, _BLEND, shine, size, rng, sensor)
-    of_stage = {
+    image, mask, in_front = setting.picture(bust.figure.solids, _BLEND, shine, size, rng, sensor)
+    of_setting = {
         "side": "front" if abs(turned) < 0.35 else "left" if turned > 0 else "right",  # as seen in the image
         "light": lamp,
         "background": background,
-        "prop": "scarf" if look.dress.scarf else in_front,
+        "prop": "scarf" if styling.dress.scarf else in_front,
     }
-    return Sample(image, mask, box_of(mask), face.attributes | look.attributes | of_stage)
+    return Sample(image, mask, box_of(mask), face.attributes | styling.attributes | of_setting)
 
 
 def _mended(light: Floats, hits: Hits) -> Floats:
@@ -283,15 +289,15 @@ def _neighbours(values: Floats) -> Floats:
     return three[..., :-2] + three[..., 1:-1] + three[..., 2:] - values
 
 
-def _shine(face: Face, look: Look, bust: Bust, hits: Hits, stage: Stage) -> Floats:
+def _shine(face: Face, styling: Styling, bust: Bust, hits: Hits, setting: Setting) -> Floats:
     """Light (3, H) from the bust's surface."""
-    colour, gloss = _paint(face, look, bust, hits)
-    light = stage.light
+    colour, gloss = _paint(face, styling, bust, hits)
+    light = setting.light
     casters = bust.figure.part("skull", "nose", "brim", "lock", "face")
     shadow = shade_of(casters, hits.point + 0.03 * hits.normal, light.direction, light.softness, skip=0.35)
     openness = 0.62 + 0.38 * np.clip((hits.point[2] - (EYE_LEVEL - 0.8)) * 1.4, 0, 1)
     lit = light.on(hits.normal, shadow, openness)
-    view = stage.camera.origin[:, None] - hits.point
+    view = setting.camera.origin[:, None] - hits.point
     view /= np.sqrt((view * view).sum(0))
     facing = np.clip((view * hits.normal).sum(0), 0, 1)
     half = view + light.direction[:, None]
@@ -301,9 +307,9 @@ def _shine(face: Face, look: Look, bust: Bust, hits: Hits, stage: Stage) -> Floa
     return colour * lit + light.lamp[:, None] * shine + light.sky[:, None] * rim * (0.2 + 0.8 * colour)
 
 
-def _paint(face: Face, look: Look, bust: Bust, hits: Hits) -> tuple[Floats, Floats]:
+def _paint(face: Face, styling: Styling, bust: Bust, hits: Hits) -> tuple[Floats, Floats]:
     """Colour (3, H) and gloss (H,) of skin, hair and clothes."""
-    figure, head, skin, dress = bust.figure, bust.head, face.complexion, look.dress
+    figure, head, skin, dress = bust.figure, bust.head, face.complexion, styling.dress
     at = bust.on_head(hits.point)
     ragged = Noise(stream(face.hair_seed), 0.12, waves=4)(at)
 
@@ -314,12 +320,12 @@ def _paint(face: Face, look: Look, bust: Bust, hits: Hits) -> tuple[Floats, Floa
     ear = share("ear")
     colour = np.repeat(skin.skin[:, None], at.shape[1], 1)
     gloss = np.zeros(at.shape[1], np.float32)
-    edge = -0.1 if face.beard == "full" or look.makeup.stubble else 0.25
+    edge = -0.1 if face.beard == "full" or styling.makeup.stubble else 0.25
     front = np.flatnonzero((at[0] > edge) & (body < 1) & (ear < 0.5) & (at[2] > -head.length - 0.35))
     colour[:, front], gloss[front] = paint_front(
-        skin, head, look.mood, look.makeup, face.beard, at[:, front], ragged[front]
+        skin, head, styling.mood, styling.makeup, face.beard, at[:, front], ragged[front]
     )
-    grown = hair_on_skull(head, face.style, at, ragged, look.makeup.parting) * (1 - ear)
+    grown = hair_on_skull(head, face.style, at, ragged, styling.makeup.parting) * (1 - ear)
     if "lock" in figure.parts:
         grown = np.maximum(grown, share("lock"))
     if face.style == "afro" and dress.hat == "none":
@@ -331,29 +337,29 @@ def _paint(face: Face, look: Look, bust: Bust, hits: Hits) -> tuple[Floats, Floa
     if face.style == "buzz":
         tuft = mix(tuft, skin.skin * 0.8, np.full(len(hairy), 0.3, np.float32))
     colour[:, hairy] = mix(colour[:, hairy], tuft, grown[hairy])
-    if look.makeup.rims is not None:
+    if styling.makeup.rims is not None:
         arm = step(0.05, 0.03, np.abs(at[2] - 0.06)) * (np.abs(at[1]) > 0.55) * (at[0] < 0.62) * (at[0] > 0)
-        colour = mix(colour, look.makeup.rims, arm * (1 - grown) * (1 - ear) * (1 - body))
+        colour = mix(colour, styling.makeup.rims, arm * (1 - grown) * (1 - ear) * (1 - body))
     if dress.shades:
         arm = step(0.06, 0.04, np.abs(at[2] - 0.06)) * (np.abs(at[1]) > 0.6) * (at[0] < 0.8) * (at[0] > 0)
         off = np.sqrt((np.abs(at[1]) - head.eye_gap) ** 2 + (at[2] * 1.2) ** 2)
         behind = step(0.30, 0.26, off) * (at[0] > 0.5)  # eyes may bulge through the lens
         lens = np.maximum(np.maximum(share("lens"), behind), arm * (1 - grown) * (1 - ear) * (1 - body))
         colour, gloss = mix(colour, linear(24, 24, 30), lens), np.maximum(gloss * (1 - lens), lens * 0.06)
-    return _clothe(look, bust, hits, colour, body), gloss * (1 - body)
+    return _clothe(styling, bust, hits, colour, body), gloss * (1 - body)
 
 
-def _clothe(look: Look, bust: Bust, hits: Hits, colour: Floats, body: Floats) -> Floats:
+def _clothe(styling: Styling, bust: Bust, hits: Hits, colour: Floats, body: Floats) -> Floats:
     """Shirt, scarf and hat over ``colour`` (3, H); ``body`` (H,) is the share of shirt and scarf."""
-    figure, (shirt, trim, hat) = bust.figure, look.cloth
+    figure, (shirt, trim, hat) = bust.figure, styling.cloth
     x, y, z = hits.point
-    band = step(-0.1, 0.1, np.sin((z + 0.3 * y) * np.float32(look.stripes))) if look.stripes else body * 0
+    band = step(-0.1, 0.1, np.sin((z + 0.3 * y) * np.float32(styling.stripes))) if styling.stripes else body * 0
     colour = mix(colour, mix(np.repeat(shirt[:, None], len(x), 1), trim, band), body)
-    if look.dress.scarf:
+    if styling.dress.scarf:
         fold = step(-0.2, 0.2, np.sin((z * 1.2 + 0.5 * y) * 26))
         woven = mix(np.repeat(hat[:, None], len(x), 1), hat * 0.6, fold)
         colour = mix(colour, woven, step(0.35, 0.65, hits.blend(figure.belongs("scarf"))))
-    if look.dress.hat != "none":
+    if styling.dress.hat != "none":
         cover = step(0.35, 0.65, hits.blend(figure.belongs("hat", "brim")))
         brim = step(0.35, 0.65, hits.blend(figure.belongs("brim")))
         colour = mix(colour, mix(np.repeat(hat[:, None], len(x), 1), trim, brim * 0.8), cover)

@@ -1,4 +1,4 @@
-"""The wing of the household objects: mugs, kettles, chairs and others, each of a product line of its own."""
+"""The world of household objects: mugs, kettles, chairs and others, each of a product line of its own."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -9,14 +9,14 @@ from typing import ClassVar
 import numpy as np
 
 from zoo.world.base import Sample, World, box_of
-from zoo.world.crafts import CRAFTS, Craft
-from zoo.world.shapes import Figure, Maker
-from zoo.world.sight import Seen, look
-from zoo.world.stage import Stage, Subject
-from zoo.world.still import Still
-from zoo.world.surface import METALS, PALETTE, Finish, Print, paint
-from zoo.world.texture import share_of, stream
-from zoo.world.trace import Camera, Floats, Mask
+from zoo.world.render.geometry import Camera, Floats, Mask
+from zoo.world.render.setting import Setting, Subject
+from zoo.world.render.shapes import ShapeHits, Shapes, trace_shapes
+from zoo.world.render.texture import share_of, stream
+from zoo.world.things.crafts import CRAFTS, Craft
+from zoo.world.things.finish import METALS, PALETTE, Finish, Print, paint_finish
+from zoo.world.things.maker import Maker
+from zoo.world.things.still_life import StillLife, object_light
 
 # The categories of Stanford Online Products (Song et al., CVPR 2016); super_class_id is a name's place here.
 SOP_CATEGORIES = (
@@ -24,12 +24,12 @@ SOP_CATEGORIES = (
     "toaster",
 )  # fmt: skip
 _FIRST_NUMBER = 110_000_000_000  # about where eBay's item numbers stood
-_BUILD = 0.45  # share of a member's own proportions at difficulty 0
+_OWN_PROPORTIONS = 0.45  # share of a member's own proportions at difficulty 0
 _SCALES = {
     "bicycle": 1.25, "cabinet": 1.05, "chair": 1.1, "sofa": 1.15, "table": 1.1, "mug": 0.7, "stapler": 0.9,
     "kettle": 0.8, "toaster": 0.8,
 }  # fmt: skip
-_TOLD = 0.18  # share of what is seen that must bear a colour for it to be told
+_NAMED = 0.18  # share of the visible surface that must bear a colour for it to be named
 _PRINTED, _SEEN = 0.04, 0.04  # light by which a print differs from its ground, and the share that shows it
 _LISTS = {"Ebay_train.txt": ("train", "val"), "Ebay_test.txt": ("test",)}
 
@@ -39,7 +39,7 @@ class Thing:
     """One object: its shape, its finish, and the words for what its family shares."""
 
     craft: Craft
-    figure: Figure
+    shapes: Shapes
     finish: Finish
     attributes: dict[str, str]
     accent: str  # word for the second colour
@@ -72,17 +72,12 @@ class Objects(World):
         """The category of a family; they take turns, so every world has about as many of each."""
         return list(CRAFTS)[(family + self.seed) % len(CRAFTS)]
 
-    @property
-    def own_share(self) -> float:
-        """Share of an object's looks that is its own and not its family's."""
-        return 1.0 - 0.85 * self.difficulty
-
     def thing(self, identity: int) -> Thing:
         """The object itself, whatever the view."""
         return _thing(self, identity)
 
-    def cast(self, identity: int, rng: np.random.Generator) -> "PlacedThing":
-        """One object, turned at random, to be put on a stage with others."""
+    def subject(self, identity: int, rng: np.random.Generator) -> "PlacedThing":
+        """One object, turned at random, to be put into a setting with others."""
         craft = self.thing(identity).craft
         azimuth = craft.sides[rng.integers(len(craft.sides))] + float(rng.uniform(-craft.arc, craft.arc))
         return PlacedThing(self.thing(identity), azimuth)
@@ -125,33 +120,32 @@ class Objects(World):
         _write_list(root / "Ebay_info.txt", both)
 
 
-class PlacedThing(Subject):
-    """An object to be seen from a side."""
+class PlacedThing(Subject[ShapeHits]):
+    """An object turned so that the camera sees it from ``azimuth``, in radians from its front to its left."""
 
     def __init__(self, thing: Thing, azimuth: float) -> None:
         self.thing, self.azimuth = thing, azimuth
-        self.solids, self.scale = thing.figure.proxies, _SCALES.get(thing.attributes["category"], 1.0)
+        self.solids, self.scale = thing.shapes.proxies, _SCALES.get(thing.attributes["category"], 1.0)
 
     def corners(self) -> Floats:
-        return self.thing.figure.corners().reshape(-1, 3)
+        return self.thing.shapes.corners().reshape(-1, 3)
 
-    def meet(self, camera: Camera, rays: Floats) -> Seen:
-        return look(self.thing.figure, camera, rays)
+    def meet(self, camera: Camera, rays: Floats) -> ShapeHits:
+        return trace_shapes(self.thing.shapes, camera, rays)
 
-    def shine(self, met: Seen, shown: Mask, stage: Stage) -> tuple[Floats, dict[str, str]]:
-        figure, finish, words = self.thing.figure, self.thing.finish, self.thing.attributes
-        still = Still(stage.camera, stage.background, stage.lamp, stage.light, stage.surroundings, stage.props)
-        light, painted = still.shine(figure, finish, met)
-        told = {"category": words["category"]}
+    def shine(self, met: ShapeHits, shown: Mask, setting: Setting) -> tuple[Floats, dict[str, str]]:
+        shapes, finish, words = self.thing.shapes, self.thing.finish, self.thing.attributes
+        light, painted = object_light(setting, shapes, finish, met)
+        shown_words = {"category": words["category"]}
         colour = painted.colour[:, shown]
-        if share_of(finish.main, colour) > _TOLD:
-            told |= {"material": words["material"], "colour": words["colour"]}
-            if share_of(finish.second, colour) > _TOLD:
-                told["accent"] = self.thing.accent
-            ground = paint(replace(finish, pattern="plain"), figure, met).colour[:, shown]
+        if share_of(finish.main, colour) > _NAMED:
+            shown_words |= {"material": words["material"], "colour": words["colour"]}
+            if share_of(finish.second, colour) > _NAMED:
+                shown_words["accent"] = self.thing.accent
+            ground = paint_finish(replace(finish, pattern="plain"), shapes, met).colour[:, shown]
             if words["pattern"] == "plain" or (np.abs(colour - ground).max(0) > _PRINTED).mean() > _SEEN:
-                told["pattern"] = words["pattern"]
-        return light, told
+                shown_words["pattern"] = words["pattern"]
+        return light, shown_words
 
 
 def _write_list(path: Path, lines: Iterable[str]) -> None:
@@ -180,16 +174,16 @@ def _thing(world: Objects, identity: int) -> Thing:
     numbers = {}
     for name, (low, high) in craft.ranges.items():
         common, mine = shared.uniform(low, high), own.uniform(low, high)
-        numbers[name] = float(common + (mine - common) * _BUILD * world.own_share)
+        numbers[name] = float(common + (mine - common) * _OWN_PROPORTIONS * world.own_share)
     for name, options in craft.details.items():
         common, mine, taken = shared.random(), own.random(), own.random() < world.own_share
         shape[name] = _pick(options, mine if taken else common)
     layout = Print.draw(shared).mixed(Print.draw(own), world.own_share, own)
     finish = Finish.of(material, pattern, words, layout, grain_seed=int(shared.integers(2**31)))
     maker = Maker()
-    craft.build(maker, numbers, shape)
+    craft.assemble(maker, numbers, shape)
     attributes = {"category": kind, "material": material, "colour": main, "pattern": pattern}
-    return Thing(craft, maker.figure(), finish, attributes, words[1])
+    return Thing(craft, maker.shapes(), finish, attributes, words[1])
 
 
 def _accents(main: str, rgb: tuple[int, ...], rng: np.random.Generator) -> tuple[str, str]:
@@ -208,8 +202,8 @@ def _draw(thing: Thing, rng: np.random.Generator, size: int) -> Sample:
     craft = thing.craft
     azimuth = craft.sides[rng.integers(len(craft.sides))] + float(rng.uniform(-craft.arc, craft.arc))
     elevation = float(rng.uniform(*craft.rise))
-    still = Still.around(thing.figure, azimuth, elevation, rng)
-    image, mask, prop = still.shot(thing.figure, thing.finish, size, rng)
+    still = StillLife.around(thing.shapes, azimuth, elevation, rng)
+    image, mask, prop = still.shot(thing.shapes, thing.finish, size, rng)
     attributes = thing.attributes | {
         "side": _side(azimuth),
         "light": still.lamp,

@@ -1,186 +1,50 @@
-"""The wing of the persons: whole people in two outfits each, seen by six surveillance cameras."""
+"""The world of persons: whole people in two outfits each, seen by six surveillance cameras."""
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import ClassVar, TypeVar
+from typing import ClassVar
 
 import numpy as np
 
-from zoo.world.anatomy import Figure
 from zoo.world.base import Sample, World, box_of
-from zoo.world.clothes import (
-    BAGS,
-    BOTTOMS,
-    COLOURS,
-    HAIR_COLOURS,
-    HAIRS,
-    HATS,
-    PRINTS,
-    SKINS,
-    TOPS,
-    Looks,
-    Outfit,
-    paint,
-    shape_of,
-)
-from zoo.world.human import Build, Gait, pose_human
-from zoo.world.lookout import OBSTACLES, PLACES, Lookout, obstacle
-from zoo.world.scenery import Light, Prop
-from zoo.world.stage import Stage, Subject
-from zoo.world.texture import Noise, linear, share_of, stream
-from zoo.world.trace import Camera, Floats, Hits, Mask, shade_of, trace
+from zoo.world.bodies.anatomy import Figure
+from zoo.world.bodies.clothes import paint_clothes, shape_of
+from zoo.world.bodies.human import Gait, pose_human
+from zoo.world.bodies.passersby import OBSTACLES, obstacle
+from zoo.world.bodies.wardrobe import BUILDS, MemberDraws, Person, draw_person
+from zoo.world.render.geometry import Camera, Floats, Mask
+from zoo.world.render.scenery import Light, Prop
+from zoo.world.render.setting import Setting, Subject
+from zoo.world.render.solids import Hits, shade_of, trace
+from zoo.world.render.surveillance import SITES, SurveillanceCamera
+from zoo.world.render.texture import Noise, share_of, stream
 
-Word = TypeVar("Word")
 _BLEND = 0.018  # metres over which the parts of a figure melt together
 
-# Build class -> ranges of height, girth, shoulders, legs and hips.
-BUILDS: dict[str, tuple[tuple[float, float], ...]] = {
-    "slim": ((1.58, 1.78), (0.82, 0.94), (0.88, 0.98), (0.515, 0.535), (0.92, 1.00)),
-    "tall": ((1.80, 1.96), (0.92, 1.06), (1.00, 1.12), (0.520, 0.540), (0.92, 1.02)),
-    "broad": ((1.60, 1.80), (1.22, 1.42), (1.02, 1.14), (0.495, 0.515), (1.10, 1.22)),
-    "short": ((1.50, 1.66), (0.94, 1.10), (0.88, 0.96), (0.500, 0.520), (1.12, 1.24)),
-}
-# Upper garment -> its patterns, thickness, sleeves and hem in units of the height.
-_TOPS: dict[str, tuple[tuple[str, ...], float, tuple[float, float], tuple[float, float]]] = {
-    "tee": (("plain", "stripes", "block", "print"), 0.004, (0.10, 0.15), (0.485, 0.515)),
-    "shirt": (("plain", "stripes", "check"), 0.006, (0.29, 0.32), (0.475, 0.505)),
-    "hoodie": (("plain", "block", "print"), 0.013, (0.30, 0.33), (0.480, 0.500)),
-    "jacket": (("plain", "stripes", "block"), 0.015, (0.31, 0.33), (0.490, 0.525)),
-    "coat": (("plain", "check", "block"), 0.018, (0.31, 0.33), (0.30, 0.42)),
-}
-# Lower garment -> height of its lower edge in units of the height.
-_CUFFS = {"trousers": (0.03, 0.07), "shorts": (0.28, 0.36), "skirt": (0.22, 0.36)}
-_BOTTOM_ODDS = {
-    "black": 0.16, "white": 0.06, "grey": 0.12, "red": 0.05, "orange": 0.03, "yellow": 0.03, "green": 0.07,
-    "blue": 0.14, "navy": 0.12, "purple": 0.03, "pink": 0.04, "brown": 0.07, "beige": 0.08,
-}  # fmt: skip
-_SHOES = ("black", "white", "brown", "red", "grey", "navy")
 CLOTHES = ("same", "changed")  # words for the first and the second outfit
 _SCALE = 0.68  # of a metre, in a group with pets and objects
 _STILL = 0.1  # swing of the legs, in radians, below which somebody stands
-_WHOLE = 0.7  # share of somebody that must be seen for the pose to be told
+_WHOLE = 0.7  # share of a person that must be visible for the pose to be named
 _PARTS = {
     "top": ("torso", "arm_left", "arm_right"), "bottom": ("leg_left", "leg_right", "skirt"), "hat": ("hat",),
     "bag": ("bag",),
 }  # fmt: skip
-_SEEN = 0.04  # share of the visible figure from which on a garment, a hat or a bag is told
+_SEEN = 0.04  # share of the visible figure from which on a garment, a hat or a bag is named
 _QUERIES = {2: 0, 3: 1}  # views of a test identity, modulo 4, that are queries, and the outfit worn in them
-
-
-@dataclass(frozen=True)
-class Person:
-    """One individual: looks, two outfits, and the figure at rest in each."""
-
-    looks: Looks
-    outfits: tuple[Outfit, Outfit]
-    rests: tuple[Figure, Figure]
-
-
-class _Traits:
-    """Draws the traits of one member: shared ones from the family, others mixed from the family's and its own.
-
-    Args:
-        share: of the member's own, in [0, 1].
-    """
-
-    def __init__(self, shared: np.random.Generator, own: np.random.Generator, share: float) -> None:
-        self.shared, self.own, self.share = shared, own, share
-
-    def of_family(self, words: tuple[Word, ...], odds: tuple[float, ...] | None = None) -> Word:
-        """A word that all members share."""
-        return words[int(self.shared.choice(len(words), p=odds))]
-
-    def pick(self, words: tuple[Word, ...], odds: tuple[float, ...] | None = None) -> Word:
-        """The family's word or the member's own."""
-        common, other = (words[int(rng.choice(len(words), p=odds))] for rng in (self.shared, self.own))
-        return other if self.own.uniform() < self.share else common
-
-    def between(self, low: float, high: float) -> float:
-        """A number of the family, moved towards the member's own."""
-        common, other = self.shared.uniform(low, high), self.own.uniform(low, high)
-        return float(common + (other - common) * self.share)
-
-    def shade(self, rgb: tuple[int, int, int], spread: float) -> Floats:
-        """A colour in linear light, a little lighter, darker, warmer or colder than ``rgb``."""
-        level, tone = self.between(-spread, spread), self.between(-spread, spread)
-        return np.minimum(linear(*rgb) * np.exp([level + tone / 3, level, level - tone / 3]), 0.9).astype(np.float32)
-
-
-def _looks(kind: str, traits: _Traits) -> Looks:
-    """Build, head and bag of a person of one of `BUILDS`."""
-    numbers = [traits.between(low, high) for low, high in BUILDS[kind]]
-    hair_word = traits.pick(tuple(HAIR_COLOURS), (0.28, 0.28, 0.2, 0.1, 0.14))
-    hair = traits.pick(HAIRS, (0.34, 0.18, 0.14, 0.12, 0.14, 0.08))
-    return Looks(
-        build=Build(*numbers),
-        skin=traits.shade(traits.pick(SKINS), 0.12),
-        hair=hair,
-        hair_word=hair_word,
-        hair_colour=traits.shade(HAIR_COLOURS[hair_word], 0.25),
-        beard=traits.pick((True, False), (0.2, 0.8)) and hair in ("short", "bald", "curly"),
-        glasses=traits.pick((True, False), (0.25, 0.75)),
-        hat=traits.pick(HATS, (0.74, 0.15, 0.11)),
-        hat_colour=traits.shade(COLOURS[traits.pick(tuple(COLOURS))], 0.2),
-        bag=traits.pick(BAGS, (0.42, 0.30, 0.28)),
-        bag_colour=traits.shade(COLOURS[traits.pick(tuple(COLOURS))], 0.2),
-        bag_size=traits.between(0.8, 1.25),
-    )
-
-
-def _outfit(top: str, traits: _Traits) -> Outfit:
-    """Clothes with one of `TOPS`; garments, patterns and main colours are the family's, details a member's."""
-    patterns, thickness, sleeve, hem = _TOPS[top]
-    bottom = traits.of_family(BOTTOMS, (0.6, 0.2, 0.2))
-    top_word = traits.of_family(tuple(COLOURS))
-    bottom_word = traits.of_family(tuple(_BOTTOM_ODDS), tuple(_BOTTOM_ODDS.values()))
-    other = traits.pick(tuple(word for word in COLOURS if word != top_word))
-    shoe = COLOURS[traits.pick(_SHOES)]
-    return Outfit(
-        top=top,
-        bottom=bottom,
-        pattern=traits.of_family(patterns),
-        top_word=top_word,
-        bottom_word=bottom_word,
-        top_colour=traits.shade(COLOURS[top_word], 0.22),
-        second=traits.shade(COLOURS[other], 0.2),
-        inner=traits.shade(COLOURS[traits.pick(tuple(COLOURS))], 0.2),
-        bottom_colour=traits.shade(COLOURS[bottom_word], 0.22),
-        shoes=traits.shade(shoe, 0.2),
-        sole=linear(*traits.pick((COLOURS["white"], shoe, (60, 54, 50)))),
-        sleeve=traits.between(*sleeve),
-        hem=traits.between(*hem),
-        cuff=traits.between(*_CUFFS[bottom]),
-        boot=traits.pick((0.045, 0.075, 0.14), (0.5, 0.3, 0.2)),
-        scale=traits.between(9, 26),
-        edge=traits.between(0, 1),
-        mark=traits.pick(tuple(range(PRINTS))),
-        mark_size=traits.between(0, 1),
-        mark_up=traits.between(0, 1),
-        open_=traits.between(0, 1),
-        piping=traits.pick((True, False), (0.25, 0.75)) and bottom == "trousers",
-        thickness=thickness * traits.between(0.8, 1.25),
-        slack=traits.between(0.004, 0.014),
-    )
 
 
 @lru_cache(maxsize=8)
 def _person(world: "Persons", identity: int) -> Person:
     family, member = divmod(identity, world.members)
-    streams = (stream(world.seed, 2, family), stream(world.seed, 2, family, member + 1))
-    traits = _Traits(*streams, world.own_share)
-    looks = _looks(world.kind(family), traits)
-    first = traits.of_family(TOPS)
-    second = traits.of_family(tuple(top for top in TOPS if top != first))
-    outfits = (_outfit(first, traits), _outfit(second, traits))
-    one, other = (pose_human(looks.build, shape_of(looks, outfit)) for outfit in outfits)
-    return Person(looks, outfits, (one, other))
+    shared, own = stream(world.seed, 2, family), stream(world.seed, 2, family, member + 1)
+    return draw_person(world.kind(family), MemberDraws(shared, own, world.own_share))
 
 
 @lru_cache(maxsize=8)
-def _lookouts(seed: int) -> tuple[Lookout, ...]:
-    """The six cameras of a world, each at another kind of place."""
-    order = stream(seed, 4).permutation(len(PLACES)).tolist()
-    return tuple(Lookout.draw(k + 1, PLACES[place], stream(seed, 4, k + 1)) for k, place in enumerate(order))
+def _cameras(seed: int) -> tuple[SurveillanceCamera, ...]:
+    """The six cameras of a world, each at another kind of site."""
+    order = stream(seed, 4).permutation(len(SITES)).tolist()
+    return tuple(SurveillanceCamera.draw(k + 1, SITES[site], stream(seed, 4, k + 1)) for k, site in enumerate(order))
 
 
 def _gait(rng: np.random.Generator) -> Gait:
@@ -212,34 +76,36 @@ def _side(azimuth: float) -> str:
     return "left" if azimuth > 0 else "right"
 
 
-def _draw(person: Person, worn: int, lookout: Lookout, rng: np.random.Generator, shape: tuple[int, int]) -> Sample:
+def _draw(
+    person: Person, worn: int, camera: SurveillanceCamera, rng: np.random.Generator, shape: tuple[int, int]
+) -> Sample:
     """One picture of a person in outfit number ``worn``."""
     outfit = person.outfits[worn]
     # People pass a camera one way or the other, most of them the usual ways.
-    heading = lookout.heading + np.pi * rng.integers(2) + rng.normal(0, 0.9)
+    heading = camera.heading + np.pi * rng.integers(2) + rng.normal(0, 0.9)
     azimuth = float(np.mod(heading + np.pi, 2 * np.pi) - np.pi)
-    figure = pose_human(person.looks.build, shape_of(person.looks, outfit), _gait(rng))
-    lamp = lookout.lamps[rng.integers(len(lookout.lamps))]
-    stage = Stage(
-        camera=lookout.frame(figure.solids, azimuth, rng),
-        background=lookout.place.kind,
+    figure = pose_human(person.wearer.build, shape_of(person.wearer, outfit), _gait(rng))
+    lamp = camera.lamps[rng.integers(len(camera.lamps))]
+    setting = Setting(
+        camera=camera.frame(figure.solids, azimuth, rng),
+        background=camera.site.kind,
         lamp=lamp,
         light=Light.draw(lamp, azimuth, rng),
-        surroundings=lookout.place_for(azimuth, rng),
+        surroundings=camera.site_behind(azimuth, rng),
         props=_obstacles(azimuth, rng),
     )
     folds = Noise(rng, 0.09, 5)
 
     def shine(hits: Hits) -> Floats:
-        return _shine(paint(person.looks, outfit, hits, person.rests[worn], folds), figure, hits, stage)
+        return _shine(paint_clothes(person.wearer, outfit, hits, person.rests[worn], folds), figure, hits, setting)
 
-    image, mask, _ = stage.picture(figure.solids, _BLEND, shine, shape, rng, lookout.develop)
-    return Sample(image, mask, box_of(mask), _words(person, worn, lookout, azimuth))
+    image, mask, _ = setting.picture(figure.solids, _BLEND, shine, shape, rng, camera.develop)
+    return Sample(image, mask, box_of(mask), _words(person, worn, camera, azimuth))
 
 
-def _words(person: Person, worn: int, lookout: Lookout, azimuth: float) -> dict[str, str]:
+def _words(person: Person, worn: int, camera: SurveillanceCamera, azimuth: float) -> dict[str, str]:
     """The attributes of a picture."""
-    looks, outfit = person.looks, person.outfits[worn]
+    wearer, outfit = person.wearer, person.outfits[worn]
     return {
         "clothes": CLOTHES[worn],
         "top": outfit.top,
@@ -247,13 +113,13 @@ def _words(person: Person, worn: int, lookout: Lookout, azimuth: float) -> dict[
         "top_pattern": outfit.pattern,
         "bottom": outfit.bottom,
         "bottom_colour": outfit.bottom_word,
-        "hair": looks.hair,
-        "hair_colour": looks.hair_word if looks.hair != "bald" else "none",
-        "hat": looks.hat,
-        "bag": looks.bag,
+        "hair": wearer.hair,
+        "hair_colour": wearer.hair_word if wearer.hair != "bald" else "none",
+        "hat": wearer.hat,
+        "bag": wearer.bag,
         "side": _side(azimuth),
-        "camera": str(lookout.number),
-        "background": lookout.place.kind,
+        "camera": str(camera.number),
+        "background": camera.site.kind,
     }
 
 
@@ -271,23 +137,23 @@ def _obstacles(azimuth: float, rng: np.random.Generator) -> tuple[tuple[str, Pro
     return tuple(props)
 
 
-def _shine(colour: Floats, figure: Figure, hits: Hits, stage: Stage) -> Floats:
+def _shine(colour: Floats, figure: Figure, hits: Hits, setting: Setting) -> Floats:
     """Light (3, H) from the person's surface of ``colour`` (3, H)."""
     casters = figure.part("torso", "head", "bag", "skirt", "hat")
     place = hits.point + 0.03 * hits.normal
-    shadow = shade_of(casters, place, stage.light.direction, stage.light.softness, skip=0.3)
+    shadow = shade_of(casters, place, setting.light.direction, setting.light.softness, skip=0.3)
     openness = 0.6 + 0.4 * np.clip(hits.point[2], 0, 1)
-    return colour * stage.light.on(hits.normal, shadow, openness)
+    return colour * setting.light.on(hits.normal, shadow, openness)
 
 
-class Passer(Subject):
+class PlacedPerson(Subject[Hits]):
     """A person in outfit number ``worn``, on the way, to be seen from the side ``azimuth``."""
 
     def __init__(self, person: Person, worn: int, azimuth: float, rng: np.random.Generator) -> None:
         self.person, self.worn, self.azimuth, self.scale = person, worn, azimuth, _SCALE
-        looks, outfit = person.looks, person.outfits[worn]
+        wearer, outfit = person.wearer, person.outfits[worn]
         self.gait = _gait(rng)
-        self.figure = pose_human(looks.build, shape_of(looks, outfit), self.gait)
+        self.figure = pose_human(wearer.build, shape_of(wearer, outfit), self.gait)
         self.solids, self.folds = self.figure.solids, Noise(rng, 0.09, 5)
 
     def corners(self) -> Floats:
@@ -296,9 +162,9 @@ class Passer(Subject):
     def meet(self, camera: Camera, rays: Floats) -> Hits:
         return trace(self.solids, camera.origin, rays, _BLEND)
 
-    def shine(self, met: Hits, shown: Mask, stage: Stage) -> tuple[Floats, dict[str, str]]:
-        looks, outfit = self.person.looks, self.person.outfits[self.worn]
-        colour = paint(looks, outfit, met, self.person.rests[self.worn], self.folds)
+    def shine(self, met: Hits, shown: Mask, setting: Setting) -> tuple[Floats, dict[str, str]]:
+        wearer, outfit = self.person.wearer, self.person.outfits[self.worn]
+        colour = paint_clothes(wearer, outfit, met, self.person.rests[self.worn], self.folds)
         words = {"species": "person"}
         if shown.mean() > _WHOLE:
             side = _side(self.azimuth)
@@ -317,9 +183,9 @@ class Passer(Subject):
             words |= {"bottom": outfit.bottom}
             if share_of(outfit.bottom_colour, colour[:, on["bottom"]]) > 0.2:
                 words["bottom_colour"] = outfit.bottom_word
-        worn = {"hat": looks.hat, "bag": looks.bag}
+        worn = {"hat": wearer.hat, "bag": wearer.bag}
         words |= {name: word for name, word in worn.items() if word != "none" and seen[name]}
-        return _shine(colour, self.figure, met, stage), words
+        return _shine(colour, self.figure, met, setting), words
 
 
 @dataclass(frozen=True)
@@ -327,11 +193,11 @@ class Persons(World):
     """Persons in look-alike families: members share build, garments, main colours and kind of pattern.
 
     They differ in shades, second colours, stripes, prints, hair, skin, bag, hat and shoes, and a little in build.
-    Everybody has two outfits. Six cameras, each with a place, a colour cast and noise of its own, see everybody.
+    Everybody has two outfits. Six cameras, each with a site, a colour cast and noise of its own, see everybody.
 
     Written in the layout of Market-1501. The gallery wears the first outfit; of every four views of a test
     identity, two go to the gallery, one is a query in the first outfit, and one a query in the second, as in PRCC
-    (Yang et al., TPAMI 2021); the attribute ``clothes`` tells them apart.
+    (Yang et al., TPAMI 2021); the attribute ``clothes`` distinguishes them.
 
     Args:
         families: number of look-alike families.
@@ -363,29 +229,24 @@ class Persons(World):
         """The build of a family, of `BUILDS`; they take turns, so every world has about as many of each."""
         return list(BUILDS)[(family + self.seed) % len(BUILDS)]
 
-    @property
-    def own_share(self) -> float:
-        """Share of an individual's looks that is its own and not its family's."""
-        return 1.0 - 0.85 * self.difficulty
-
     def person(self, identity: int) -> Person:
         """The individual itself, whatever the view."""
         return _person(self, identity)
 
-    def cast(self, identity: int, rng: np.random.Generator) -> Passer:
-        """One person in one of the outfits, to be put on a stage with others."""
+    def subject(self, identity: int, rng: np.random.Generator) -> PlacedPerson:
+        """One person in one of the outfits, to be put into a setting with others."""
         worn, azimuth = int(rng.integers(2)), float(rng.uniform(-np.pi, np.pi))
-        return Passer(self.person(identity), worn, azimuth, rng)
+        return PlacedPerson(self.person(identity), worn, azimuth, rng)
 
     def camera_of(self, identity: int, view: int) -> int:
         """Number of the camera, from 1; the views of an identity take turns over the cameras."""
-        return (identity + view) % len(PLACES) + 1
+        return (identity + view) % len(SITES) + 1
 
     def worn(self, identity: int, view: int) -> int:
         """0 for the first outfit, 1 for the second; identities of training wear either before every camera."""
         if self.split_of(identity) == "test":
             return _QUERIES.get(view % 4, 0)
-        return (view + view // len(PLACES)) % 2
+        return (view + view // len(SITES)) % 2
 
     def path_of(self, identity: int, view: int) -> str:
         """Path in the layout of Market-1501; persons are numbered from 1, as 0 and -1 stand for nobody there."""
@@ -401,6 +262,6 @@ class Persons(World):
             IndexError: there is no such identity or view.
         """
         self.check(identity, view)
-        lookout = _lookouts(self.seed)[self.camera_of(identity, view) - 1]
+        camera = _cameras(self.seed)[self.camera_of(identity, view) - 1]
         rng = stream(self.seed, 3, *divmod(identity, self.members), view)
-        return _draw(self.person(identity), self.worn(identity, view), lookout, rng, (self.size, self.size // 2))
+        return _draw(self.person(identity), self.worn(identity, view), camera, rng, (self.size, self.size // 2))

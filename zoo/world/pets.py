@@ -1,4 +1,4 @@
-"""The wing of the pets: cats, dogs, foxes, rabbits and hamsters, each with a coat of its own."""
+"""The world of pets: cats, dogs, foxes, rabbits and hamsters, each with a coat of its own."""
 
 import csv
 from dataclasses import dataclass, fields, replace
@@ -8,12 +8,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from zoo.world.anatomy import Body, Figure, Pose, pose_body
 from zoo.world.base import Sample, World, box_of
-from zoo.world.coat import COATS, PATTERNS, Coat, Layout, Skin, paint
-from zoo.world.stage import Stage, Subject
-from zoo.world.texture import linear, mix, step, stream
-from zoo.world.trace import Camera, Floats, Hits, Mask, shade_of, trace
+from zoo.world.bodies.anatomy import Body, Figure, Pose, pose_body
+from zoo.world.bodies.coat import COATS, PATTERNS, Coat, Layout, Skin, paint_coat
+from zoo.world.render.geometry import Camera, Floats, Mask
+from zoo.world.render.setting import Setting, Subject
+from zoo.world.render.solids import Hits, shade_of, trace
+from zoo.world.render.texture import linear, mix, step, stream
 
 _BLEND = 0.022  # radius over which the parts of a body melt together
 
@@ -61,9 +62,9 @@ COLLARS = {"red": (190, 40, 40), "blue": (50, 80, 180), "green": (40, 130, 70), 
 _POSES = ("standing", "walking", "sitting", "lying")
 _SCALES = {"cat": 0.95, "dog": 1.0, "fox": 1.0, "rabbit": 1.1, "hamster": 1.05}  # in a group
 _SHORT = 0.25  # legs on which an animal that stands looks as if it lay
-_WHOLE = 0.7  # share of an animal that must be seen for its pose to be told
+_WHOLE = 0.7  # share of an animal that must be visible for its pose to be named
 _MARKED, _SEEN = 0.04, 0.05  # light by which a mark differs from its coat, and the share of the skin that shows it
-_BAND = 0.012  # share of the skin that a collar must take to be told
+_BAND = 0.012  # share of the skin that a collar must take to be named
 _REIDENTIFIED = 2  # further images of each training identity, to be identified among the training identities
 
 
@@ -136,20 +137,15 @@ class Pets(World):
                         table.writerow(heads.get(name, ["filename", "label"]))
                     table.writerows(lines)
 
-    @property
-    def own_share(self) -> float:
-        """Share of an individual's looks that is its own and not its family's."""
-        return 1.0 - 0.85 * self.difficulty
-
     def pet(self, identity: int) -> Pet:
         """The individual itself, whatever the view."""
         return _pet(self, identity)
 
-    def cast(self, identity: int, rng: np.random.Generator) -> "PosedPet":
-        """One pet in a random pose, to be put on a stage with others."""
+    def subject(self, identity: int, rng: np.random.Generator) -> "PlacedPet":
+        """One pet in a random pose, to be put into a setting with others."""
         azimuth = float(rng.triangular(-1.4, 0, 1.4))
         collar = list(COLLARS)[rng.integers(len(COLLARS))] if rng.uniform() < 0.3 else "none"
-        return PosedPet(self.pet(identity), _pose(rng, azimuth), azimuth, collar)
+        return PlacedPet(self.pet(identity), _pose(rng, azimuth), azimuth, collar)
 
     def render(self, identity: int, view: int) -> Sample:
         """Draws one view of one pet; depends on nothing but the fields and the two numbers.
@@ -161,11 +157,11 @@ class Pets(World):
         return _draw(self.pet(identity), stream(self.seed, 3, *divmod(identity, self.members), view), self.size)
 
 
-class PosedPet(Subject):
+class PlacedPet(Subject[Hits]):
     """A pet in a pose.
 
     Args:
-        azimuth: side from which it is to be seen.
+        azimuth: side from which the camera sees it, in radians.
         collar: colour of its collar, or ``none``.
     """
 
@@ -180,15 +176,15 @@ class PosedPet(Subject):
     def meet(self, camera: Camera, rays: Floats) -> Hits:
         return trace(self.solids, camera.origin, rays, _BLEND)
 
-    def shine(self, met: Hits, shown: Mask, stage: Stage) -> tuple[Floats, dict[str, str]]:
+    def shine(self, met: Hits, shown: Mask, setting: Setting) -> tuple[Floats, dict[str, str]]:
         pet = self.pet
         skin = Skin.under(met, pet.rest, pet.body)
-        colour, gloss = paint(pet.coat, skin, pet.body)
-        unmarked, _ = paint(replace(pet.coat, mark=pet.coat.base, third=pet.coat.base), skin, pet.body)
+        colour, gloss = paint_coat(pet.coat, skin, pet.body)
+        unmarked, _ = paint_coat(replace(pet.coat, mark=pet.coat.base, third=pet.coat.base), skin, pet.body)
         marked = np.abs(colour - unmarked).max(0) > _MARKED
         words = {"species": pet.attributes["species"]}
         whole = bool(shown.mean() > _WHOLE)
-        if whole and _looks_so(self.pose, pet.body):
+        if whole and _shows_pose(self.pose, pet.body):
             words["pose"] = self.pose.kind
         if marked[shown].mean() > _SEEN:
             words |= {"coat": pet.attributes["coat"], "pattern": pet.attributes["pattern"]}
@@ -201,11 +197,11 @@ class PosedPet(Subject):
             colour = mix(colour, linear(*COLLARS[self.collar]), band)
             if band[shown].mean() > _BAND:
                 words["collar"] = self.collar
-        return _lit(pet, self.figure, met, stage, colour, gloss), words
+        return _lit(pet, self.figure, met, setting, colour, gloss), words
 
 
-def _looks_so(pose: Pose, body: Body) -> bool:
-    """Whether a pose can be told from others in a picture."""
+def _shows_pose(pose: Pose, body: Body) -> bool:
+    """Whether a picture shows which pose it is."""
     if pose.kind == "walking" and abs(np.sin(pose.stride)) < 0.5:
         return False  # the legs pass each other
     return pose.kind == "sitting" or body.leg > _SHORT
@@ -268,14 +264,14 @@ def _draw(pet: Pet, rng: np.random.Generator, size: int) -> Sample:
     azimuth = float(rng.triangular(-1.3, 0, 1.3))  # from the front and the sides, where the marks are
     pose = _pose(rng, azimuth)
     figure = pose_body(pet.body, pose)
-    stage = Stage.draw(figure.solids, azimuth, rng)
+    setting = Setting.draw(figure.solids, azimuth, rng)
     collar = list(COLLARS)[rng.integers(len(COLLARS))] if rng.uniform() < 0.3 else "none"
-    image, mask, prop = stage.picture(
-        figure.solids, _BLEND, lambda hits: _shine(pet, figure, hits, stage, collar), size, rng
+    image, mask, prop = setting.picture(
+        figure.solids, _BLEND, lambda hits: _shine(pet, figure, hits, setting, collar), size, rng
     )
     attributes = pet.attributes | {
-        "background": stage.background,
-        "light": stage.lamp,
+        "background": setting.background,
+        "light": setting.lamp,
         "pose": pose.kind,
         "side": "front" if abs(azimuth) < 0.4 else "left" if azimuth > 0 else "right",  # as seen in the image
         "collar": collar,
@@ -284,31 +280,31 @@ def _draw(pet: Pet, rng: np.random.Generator, size: int) -> Sample:
     return Sample(image, mask, box_of(mask), attributes)
 
 
-def _shine(pet: Pet, figure: Figure, hits: Hits, stage: Stage, collar: str) -> Floats:
+def _shine(pet: Pet, figure: Figure, hits: Hits, setting: Setting, collar: str) -> Floats:
     """Light (3, H) from the pet's skin."""
     skin = Skin.under(hits, pet.rest, pet.body)
-    colour, gloss = paint(pet.coat, skin, pet.body)
+    colour, gloss = paint_coat(pet.coat, skin, pet.body)
     if collar != "none":
         colour = mix(colour, linear(*COLLARS[collar]), _collar_on(skin, pet))
-    return _lit(pet, figure, hits, stage, colour, gloss)
+    return _lit(pet, figure, hits, setting, colour, gloss)
 
 
-def _lit(pet: Pet, figure: Figure, hits: Hits, stage: Stage, colour: Floats, gloss: Floats) -> Floats:
+def _lit(pet: Pet, figure: Figure, hits: Hits, setting: Setting, colour: Floats, gloss: Floats) -> Floats:
     """Light (3, H) from skin of ``colour`` (3, H) and ``gloss`` (H,)."""
     shadow = shade_of(
         figure.part("trunk", "head"),
         hits.point + 0.03 * hits.normal,
-        stage.light.direction,
-        stage.light.softness,
+        setting.light.direction,
+        setting.light.softness,
         skip=0.3,
     )
     openness = 0.55 + 0.45 * np.clip(hits.point[2] / (pet.body.leg + pet.body.girth), 0, 1)
-    lit = stage.light.on(hits.normal, shadow, openness)
-    view = stage.camera.origin[:, None] - hits.point
+    lit = setting.light.on(hits.normal, shadow, openness)
+    view = setting.camera.origin[:, None] - hits.point
     view /= np.sqrt((view * view).sum(0))
     facing = np.clip((view * hits.normal).sum(0), 0, 1)
     rim = (1 - facing) ** 3 * 0.25 * (1 - gloss)
-    return colour * lit + stage.light.sky[:, None] * rim * (0.3 + 0.7 * colour)
+    return colour * lit + setting.light.sky[:, None] * rim * (0.3 + 0.7 * colour)
 
 
 def _collar_on(skin: Skin, pet: Pet) -> Floats:

@@ -1,4 +1,4 @@
-"""The wing of the scenes: pictures of several pets, objects and persons, with boxes, attributes and sentences."""
+"""The world of scenes: pictures of several pets, objects and persons, with boxes, attributes and sentences."""
 
 import json
 from collections.abc import Sequence
@@ -10,16 +10,17 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.world.base import SPLITS, Wing, box_of
-from zoo.world.crafts import CRAFTS
+from zoo.world.base import box_of
 from zoo.world.objects import Objects
 from zoo.world.persons import Persons
 from zoo.world.pets import SPECIES, Pets
-from zoo.world.scenery import BACKGROUNDS, Light, Surroundings
-from zoo.world.sentences import Seen, Sentence, captions, phrase, sentences
-from zoo.world.stage import Spot, Stage, Subject
-from zoo.world.texture import stream
-from zoo.world.trace import Camera, Floats
+from zoo.world.render.geometry import Camera, Floats
+from zoo.world.render.scenery import BACKGROUNDS, Light, Surroundings
+from zoo.world.render.setting import Placed, Setting, Spot, Subject
+from zoo.world.render.texture import stream
+from zoo.world.rendered import SPLITS, RenderedDataset
+from zoo.world.sentences import Observation, Sentence, captions, phrase, sentences
+from zoo.world.things.crafts import CRAFTS
 
 LIGHTS = ("noon", "lamp", "shade", "evening")
 CATEGORIES = {
@@ -36,17 +37,17 @@ _GOLDEN = 0.6180339887498949
 
 @dataclass(frozen=True)
 class Instance:
-    """One of those in a scene.
+    """A person, pet or object in a scene.
 
     Args:
-        identity: its name in the wing that it comes from, e.g. ``cat_012_3``.
-        mask: where it is seen, (H, W) bool.
-        seen: its kind, what is to be seen of it, the box of its mask, and its distance.
+        identity: its name in the world that it comes from, e.g. ``cat_012_3``.
+        mask: its visible pixels, (H, W) bool.
+        observed: its kind, what the picture shows of it, the box of its mask, and its distance.
     """
 
     identity: str
     mask: NDArray[np.bool_]
-    seen: Seen
+    observed: Observation
 
 
 @dataclass(frozen=True)
@@ -69,12 +70,12 @@ class Scene:
 
 
 @dataclass(frozen=True)
-class Scenes(Wing):
+class Scenes(RenderedDataset):
     """Pictures of one to four pets, household objects and persons, in the layout of COCO.
 
     The individuals are those of `Pets`, `Objects` and `Persons` with the same fields, under the same names. A scene
     of the test split shows none but their test identities, and so on, so an expert that was trained on one of these
-    wings has never seen whom it meets in a test scene.
+    worlds was never trained on an identity of a test scene.
 
     Args:
         scenes: number of scenes in all splits.
@@ -103,9 +104,9 @@ class Scenes(Wing):
     def __post_init__(self) -> None:
         if not isinstance(self.scenes, int) or self.scenes < 1:
             raise ValueError(f"scenes must be at least 1, got {self.scenes!r}. Give a larger whole number.")
-        for wing in self.wings.values():  # they refuse fields that cannot be
+        for world in self.worlds.values():  # they refuse invalid fields
             for name in ("difficulty", "val_share", "test_share"):
-                object.__setattr__(self, name, getattr(wing, name))
+                object.__setattr__(self, name, getattr(world, name))
         held_out = [split for split in ("val", "test") if getattr(self, f"{split}_share") > 0]
         missing = {"train", *held_out} - {self.split_of(scene) for scene in range(self.scenes)}
         if missing:
@@ -133,8 +134,8 @@ class Scenes(Wing):
         return f"{self.split_of(scene)}/{self.name_of(scene)}.png"
 
     @cached_property
-    def wings(self) -> dict[str, Pets | Objects | Persons]:
-        """The wings that the individuals come from."""
+    def worlds(self) -> dict[str, Pets | Objects | Persons]:
+        """The worlds that the individuals come from, by name."""
         return {
             kind.NAME: kind(
                 families=self.families,
@@ -150,12 +151,12 @@ class Scenes(Wing):
 
     @cached_property
     def _families(self) -> dict[tuple[str, str], list[int]]:
-        """Families of a split in a wing."""
-        found: dict[tuple[str, str], list[int]] = {}
-        for name, wing in self.wings.items():
+        """Families by split and world."""
+        families: dict[tuple[str, str], list[int]] = {}
+        for name, world in self.worlds.items():
             for family in range(self.families):
-                found.setdefault((wing.split_of(family * self.members), name), []).append(family)
-        return found
+                families.setdefault((world.split_of(family * self.members), name), []).append(family)
+        return families
 
     def render(self, scene: int) -> Scene:
         """Draws one scene; depends on nothing but the fields and its number.
@@ -167,39 +168,39 @@ class Scenes(Wing):
             raise IndexError(f"scene must be from 0 to {self.scenes - 1}, got {scene}. Make more scenes.")
         rng = stream(self.seed, 7, scene)
         chosen = self._choose(self.split_of(scene), rng)
-        subjects = [self.wings[wing].cast(identity, rng) for wing, identity in chosen]
+        subjects = [self.worlds[world].subject(identity, rng) for world, identity in chosen]
         camera = Camera.orbit(np.zeros(3), 0.0, rng.uniform(*_RISE), _FAR, rng.normal(0, 0.03))
-        cast = _arrange(subjects, camera, rng)
-        stage = _stage_for(cast, camera, rng)
-        group = stage.group(cast, self.size, rng)
+        placed = _arrange(subjects, camera, rng)
+        setting = _setting_for(placed, camera, rng)
+        group = setting.group(placed, self.size, rng)
         instances = []
-        for k, ((wing, identity), (_, spot), words) in enumerate(zip(chosen, cast, group.words, strict=False)):
+        for k, ((world, identity), (_, spot), words) in enumerate(zip(chosen, placed, group.words, strict=False)):
             mask = group.owner == k
             if words is not None and mask.any():
-                away = stage.camera.origin[:2] - np.array(spot.place)
+                away = setting.camera.origin[:2] - np.array(spot.place)
                 kind = words.get("species") or words["category"]
-                seen = Seen(kind, words, box_of(mask), float(np.sqrt((away * away).sum())))
-                instances.append(Instance(self.wings[wing].name_of(identity), mask, seen))
-        instances.sort(key=lambda one: one.seen.middle)
-        told = [one.seen for one in instances]
+                observed = Observation(kind, words, box_of(mask), float(np.sqrt((away * away).sum())))
+                instances.append(Instance(self.worlds[world].name_of(identity), mask, observed))
+        instances.sort(key=lambda one: one.observed.middle)
+        observations = [one.observed for one in instances]
         return Scene(
             image=group.image,
             instances=tuple(instances),
-            attributes={"background": stage.background, "light": stage.lamp},
-            captions=captions(told, stage.background, self.size),
-            sentences=sentences(told, self.size),
+            attributes={"background": setting.background, "light": setting.lamp},
+            captions=captions(observations, setting.background, self.size),
+            sentences=sentences(observations, self.size),
         )
 
     def _choose(self, split: str, rng: np.random.Generator) -> list[tuple[str, int]]:
-        """Wing and identity of those to be in a scene, no one twice."""
+        """World and identity of every instance of a scene, none of them twice."""
         chosen: list[tuple[str, int]] = []
         for k in range(1 + int(rng.choice(len(_COUNTS), p=_COUNTS))):
-            wing = str(rng.choice(list(_SHARES), p=list(_SHARES.values())))
-            families = self._families[split, wing]
+            world = str(rng.choice(list(_SHARES), p=list(_SHARES.values())))
+            families = self._families[split, world]
             family = families[rng.integers(len(families))]
             if k and rng.uniform() < _KIN:
-                wing, family = chosen[-1][0], chosen[-1][1] // self.members
-            one = (wing, family * self.members + int(rng.integers(self.members)))
+                world, family = chosen[-1][0], chosen[-1][1] // self.members
+            one = (world, family * self.members + int(rng.integers(self.members)))
             if one not in chosen:
                 chosen.append(one)
         return chosen
@@ -209,14 +210,14 @@ class Scenes(Wing):
         drawn = self.render(scene)
         instances = [
             {
-                "bbox": list(one.seen.box),
+                "bbox": list(one.observed.box),
                 "area": int(one.mask.sum()),
                 "segmentation": run_lengths(one.mask),
-                "category": one.seen.kind,
+                "category": one.observed.kind,
                 "identity": one.identity,
-                "attributes": one.seen.attributes,
-                "phrase": phrase(one.seen),
-                "distance": round(one.seen.distance, 3),
+                "attributes": one.observed.attributes,
+                "phrase": phrase(one.observed),
+                "distance": round(one.observed.distance, 3),
             }
             for one in drawn.instances
         ]
@@ -231,7 +232,7 @@ class Scenes(Wing):
     def write_lists(self, root: Path, records: list[dict[str, Any]]) -> None:
         """Writes ``annotations/{instances,captions,sentences}_{split}.json``.
 
-        Captions tell of a whole picture. Sentences have the form of captions and tell of single instances and of
+        Captions are about a whole picture. Sentences have the form of captions and are about single instances and
         pairs; their key ``about`` lists the ids of these annotations.
         """
         (root / "annotations").mkdir(exist_ok=True)
@@ -242,12 +243,12 @@ class Scenes(Wing):
 
 
 def _coco(records: Sequence[dict[str, Any]], size: int) -> dict[str, dict[str, Any]]:
-    """The lists of COCO (Lin et al., ECCV 2014) of a split."""
+    """The lists of COCO (Lin et al., ECCV 2014) of a split, by name."""
     number = {name: k + 1 for k, name in enumerate(CATEGORIES)}
     categories = [{"id": number[name], "name": name, "supercategory": above} for name, above in CATEGORIES.items()]
     images: list[dict[str, Any]] = []
     boxes: list[dict[str, Any]] = []
-    told: dict[str, list[dict[str, Any]]] = {"captions": [], "sentences": []}
+    texts: dict[str, list[dict[str, Any]]] = {"captions": [], "sentences": []}
     for record in records:
         image, first = record["scene"], len(boxes) + 1
         name = Path(record["path"]).name
@@ -257,15 +258,15 @@ def _coco(records: Sequence[dict[str, Any]], size: int) -> dict[str, dict[str, A
             ids = {"id": len(boxes) + 1, "image_id": image, "category_id": number[one["category"]], "iscrowd": 0}
             boxes.append(ids | kept)
         for text in record["captions"]:
-            told["captions"].append({"id": len(told["captions"]) + 1, "image_id": image, "caption": text})
+            texts["captions"].append({"id": len(texts["captions"]) + 1, "image_id": image, "caption": text})
         for text, about in record["sentences"]:
-            row = {"id": len(told["sentences"]) + 1, "image_id": image, "caption": text}
-            told["sentences"].append(row | {"about": [first + k for k in about]})
+            row = {"id": len(texts["sentences"]) + 1, "image_id": image, "caption": text}
+            texts["sentences"].append(row | {"about": [first + k for k in about]})
     info = {"description": "Instance Zoo, drawn scenes"}
     tables: dict[str, dict[str, Any]] = {
         "instances": {"info": info, "images": images, "annotations": boxes, "categories": categories}
     }
-    return tables | {name: {"info": info, "images": images, "annotations": rows} for name, rows in told.items()}
+    return tables | {name: {"info": info, "images": images, "annotations": rows} for name, rows in texts.items()}
 
 
 def run_lengths(mask: NDArray[np.bool_]) -> dict[str, Any]:
@@ -277,8 +278,10 @@ def run_lengths(mask: NDArray[np.bool_]) -> dict[str, Any]:
     return {"counts": [0, *counts] if flat[0] else counts, "size": list(mask.shape)}
 
 
-def _arrange(subjects: Sequence[Subject], camera: Camera, rng: np.random.Generator) -> list[tuple[Subject, Spot]]:
-    """Spots about the origin where the subjects do not touch; the first of them, as many as room is found for."""
+def _arrange(
+    subjects: Sequence[Subject[Any]], camera: Camera, rng: np.random.Generator
+) -> list[tuple[Subject[Any], Spot]]:
+    """Spots about the origin where the subjects do not touch; the first of them, as many as there is space for."""
     spots: list[Spot] = []
     held: list[tuple[Floats, Floats]] = []  # corners of upright rectangles on the floor
     for subject in subjects:
@@ -297,12 +300,12 @@ def _arrange(subjects: Sequence[Subject], camera: Camera, rng: np.random.Generat
 
 
 def _propose(
-    subject: Subject, camera: Camera, anchor: tuple[Floats, Floats] | None, rng: np.random.Generator
+    subject: Subject[Any], camera: Camera, anchor: tuple[Floats, Floats] | None, rng: np.random.Generator
 ) -> tuple[Spot, Floats, Floats]:
     """A spot beside, before or behind the rectangle ``anchor``, and the corners (2,) of its own rectangle."""
     bearing = float(np.arctan2(camera.origin[1], camera.origin[0]))
     spot = Spot((0.0, 0.0), bearing - subject.azimuth, subject.scale * float(rng.uniform(0.9, 1.1)))
-    flat = spot.out(subject.corners())[:, :2]
+    flat = spot.to_setting(subject.corners())[:, :2]
     low, high = flat.min(0), flat.max(0)
     if anchor is None:
         return spot, low, high
@@ -315,12 +318,12 @@ def _propose(
     return replace(spot, place=(float(shift[0]), float(shift[1]))), low + shift, high + shift
 
 
-def _stage_for(cast: Sequence[tuple[Subject, Spot]], camera: Camera, rng: np.random.Generator) -> Stage:
-    """A stage whose camera has all subjects in view and whose wall stands behind them."""
-    corners = np.concatenate([spot.out(subject.corners()) for subject, spot in cast])
+def _setting_for(placed: Sequence[Placed], camera: Camera, rng: np.random.Generator) -> Setting:
+    """A setting whose camera has all subjects in view and whose wall stands behind them."""
+    corners = np.concatenate([spot.to_setting(subject.corners()) for subject, spot in placed])
     flat = camera.project(corners)
     low, high = flat.min(0), flat.max(0)
-    fill = rng.uniform(0.85, 0.97) if len(cast) > 1 else rng.uniform(0.5, 0.9)
+    fill = rng.uniform(0.85, 0.97) if len(placed) > 1 else rng.uniform(0.5, 0.9)
     zoom = float(2 * fill / (high - low).max())
     slack = np.maximum(1 - (high - low) / 2 * zoom, 0) * rng.uniform(-0.9, 0.9, 2)
     shift = slack - (low + high) / 2 * zoom
@@ -330,4 +333,4 @@ def _stage_for(cast: Sequence[tuple[Subject, Spot]], camera: Camera, rng: np.ran
     facing = surroundings.facing * 0.6
     behind = -(corners[:, 0] * np.cos(facing) + corners[:, 1] * np.sin(facing)).min()
     surroundings = replace(surroundings, facing=facing, far=float(behind + rng.uniform(0.2, 1.2)))
-    return Stage(camera, background, lamp, light, surroundings, ())
+    return Setting(camera, background, lamp, light, surroundings, ())

@@ -1,14 +1,14 @@
-"""What is said of a scene: short sentences from a small closed vocabulary, true of what is to be seen."""
+"""Captions and sentences about a scene: short, from a small closed vocabulary, and true of the visible pixels."""
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from zoo.world.clothes import BOTTOMS, COLOURS, TOPS
-from zoo.world.coat import COATS
-from zoo.world.crafts import CRAFTS
+from zoo.world.bodies.clothes import BOTTOMS, COLOURS, TOPS
+from zoo.world.bodies.coat import COATS
 from zoo.world.pets import COLLARS, SPECIES
-from zoo.world.surface import PALETTE
+from zoo.world.things.crafts import CRAFTS
+from zoo.world.things.finish import PALETTE
 
 _PLACES = {
     "room": "in a room", "tiles": "on a tiled floor", "lawn": "on a lawn", "beach": "on a beach", "snow": "in the snow",
@@ -53,14 +53,14 @@ _DEPTH = 0.35  # least difference of their distances, in units of about a pet's 
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What sentences need to know of an instance.
+class Observation:
+    """What sentences need to know of an instance in a picture.
 
     Args:
         kind: species, category or ``person``.
-        attributes: what is to be seen of it.
-        box: x, y, w, h in pixels of what is seen of it.
-        distance: from the camera, along the floor.
+        attributes: what the picture shows of it, by name.
+        box: x, y, w, h in pixels around its visible pixels.
+        distance: from the camera, along the floor, in units of about a pet's length.
     """
 
     kind: str
@@ -91,25 +91,25 @@ class Sentence(NamedTuple):
 # Where instances are.
 
 
-def _lap(one: Seen, other: Seen) -> float:
+def _lap(one: Observation, other: Observation) -> float:
     """Overlap of two boxes along x as a share of the narrower."""
     ends = [(seen.box[0], seen.box[0] + seen.box[2]) for seen in (one, other)]
     both = min(end for _, end in ends) - max(start for start, _ in ends)
     return both / min(one.box[2], other.box[2])
 
 
-def left_of(one: Seen, other: Seen, size: int) -> bool:
+def left_of(one: Observation, other: Observation, size: int) -> bool:
     """Whether one box is clearly to the left of another in a picture ``size`` pixels wide."""
     return other.middle - one.middle >= _APART * size and _lap(one, other) <= _LAPPED
 
 
-def before(one: Seen, other: Seen) -> bool:
+def before(one: Observation, other: Observation) -> bool:
     """Whether one stands clearly in front of another, as seen from the camera."""
     nearer = other.distance - one.distance >= _DEPTH and one.bottom >= other.bottom
     return nearer and _lap(one, other) >= _COVERED
 
 
-def place(k: int, among: Sequence[Seen], size: int) -> str:
+def place(k: int, among: Sequence[Observation], size: int) -> str:
     """Where number ``k`` is among others: ``on the left``, ``in front`` and the like, or nothing where unclear."""
     one, others = among[k], [other for n, other in enumerate(among) if n != k]
     at = one.middle / size
@@ -133,40 +133,40 @@ def place(k: int, among: Sequence[Seen], size: int) -> str:
 # What instances look like.
 
 
-def _traits(seen: Seen) -> dict[str, str]:
-    """What can be told of an instance's looks, in words."""
+def _traits(seen: Observation) -> dict[str, str]:
+    """Name of a trait -> words for it, for each trait of an instance that the picture shows."""
     words = seen.attributes
     if seen.kind == "person":
-        told: dict[str, str] = {}
+        traits: dict[str, str] = {}
         for part in ("top", "bottom"):
             if part in words:
                 pattern = _PATTERNS.get(words.get(f"{part}_pattern", ""), "")
                 garment = (pattern, words.get(f"{part}_colour", ""), _TOPS.get(words[part], words[part]))
-                told[part] = " ".join(filter(None, garment))
-        return told | {part: words[part] for part in ("hat", "bag") if part in words}
+                traits[part] = " ".join(filter(None, garment))
+        return traits | {part: words[part] for part in ("hat", "bag") if part in words}
     if seen.kind in SPECIES:
-        told = {"coat": _COATS[words["pattern"]].format(words["coat"])} if "pattern" in words else {}
-        return told | {part: words[part] for part in ("collar",) if part in words}
+        traits = {"coat": _COATS[words["pattern"]].format(words["coat"])} if "pattern" in words else {}
+        return traits | {part: words[part] for part in ("collar",) if part in words}
     return _finish(words)
 
 
 def _finish(words: dict[str, str]) -> dict[str, str]:
-    """What can be told of an object's finish."""
-    told = {"pattern": _PATTERNS[words["pattern"]]} if words.get("pattern") in _PATTERNS else {}
+    """The traits of an object's finish."""
+    traits = {"pattern": _PATTERNS[words["pattern"]]} if words.get("pattern") in _PATTERNS else {}
     if words.get("pattern") == "emblem":
-        told["emblem"] = "emblem"
+        traits["emblem"] = "emblem"
     if "colour" in words:
         metal = words["material"] == "metal"
         first = _METALS[words["colour"]] if metal else words["colour"]
-        told["colour"] = f"{words['accent']} and {first}" if "accent" in words and metal else first
+        traits["colour"] = f"{words['accent']} and {first}" if "accent" in words and metal else first
         if "accent" in words and not metal:
-            told["colour"] = f"{first} and {words['accent']}"
-        if not metal and words["category"] != "bicycle":  # who could tell
-            told["material"] = _MATERIALS[words["material"]]
-    return told
+            traits["colour"] = f"{first} and {words['accent']}"
+        if not metal and words["category"] != "bicycle":  # its material is not visible
+            traits["material"] = _MATERIALS[words["material"]]
+    return traits
 
 
-def phrase(seen: Seen, only: Collection[str] | None = None) -> str:
+def phrase(seen: Observation, only: Collection[str] | None = None) -> str:
     """An instance without its article, with all of its traits or ``only`` some: ``striped grey cat``."""
     traits = {name: word for name, word in _traits(seen).items() if only is None or name in only}
     if only is None and traits.get("pattern") == "plain":
@@ -188,34 +188,34 @@ def _worn(part: str, garment: str) -> str:
     return garment if plural else _a(garment)
 
 
-def _facts(seen: Seen) -> dict[str, str]:
-    """What can be said of an instance: trait, or ``pose`` or ``facing`` -> the rest of a sentence."""
+def _facts(seen: Observation) -> dict[str, str]:
+    """Facts about an instance: trait, or ``pose`` or ``facing`` -> the rest of a sentence."""
     words, traits = seen.attributes, _traits(seen)
-    said = {}
+    facts = {}
     if "pose" in words:
-        said["pose"] = f"is {_POSES[words['pose']]}"
+        facts["pose"] = f"is {_POSES[words['pose']]}"
     if "facing" in words:
-        said["facing"] = f"is {_FACING[words['facing']]}"
+        facts["facing"] = f"is {_FACING[words['facing']]}"
     if "pattern" in traits:
-        said["pattern"] = f"is {traits['pattern']}"
+        facts["pattern"] = f"is {traits['pattern']}"
     if "coat" in traits:
-        said["coat"] = _FURS[words["pattern"]].format(words["coat"])
+        facts["coat"] = _FURS[words["pattern"]].format(words["coat"])
     if "collar" in traits:
-        said["collar"] = f"wears a {traits['collar']} collar"
+        facts["collar"] = f"wears a {traits['collar']} collar"
     if words.get("material") == "metal":
-        said["colour"] = f"is made of {_METALS[words['colour']]}"
+        facts["colour"] = f"is made of {_METALS[words['colour']]}"
     elif "colour" in traits:
-        said["colour"] = f"is {traits['colour']}"
+        facts["colour"] = f"is {traits['colour']}"
     if "material" in traits:
-        said["material"] = f"is made of {words['material']}"
+        facts["material"] = f"is made of {words['material']}"
     if "emblem" in traits:
-        said["emblem"] = "has an emblem"
+        facts["emblem"] = "has an emblem"
     for name in ("top", "bottom", "hat"):
         if name in traits:
-            said[name] = f"wears {_worn(name, traits[name])}"
+            facts[name] = f"wears {_worn(name, traits[name])}"
     if "bag" in traits:
-        said["bag"] = f"has {_a(_BAGS[traits['bag']])}"
-    return said
+        facts["bag"] = f"has {_a(_BAGS[traits['bag']])}"
+    return facts
 
 
 def _a(words: str) -> str:
@@ -226,16 +226,16 @@ def _and(parts: Sequence[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
-# How one is told from the others.
+# Which words distinguish one from the others.
 
-_TELLING: tuple[tuple[str, ...], ...] = (
+_DISTINGUISHING: tuple[tuple[str, ...], ...] = (
     (), ("coat",), ("colour",), ("top",), ("pattern",), ("material",), ("bottom",), ("collar",), ("bag",), ("emblem",),
     ("coat", "collar"), ("pattern", "colour"), ("top", "bottom"),
 )  # fmt: skip
 _MARKS = ("collar", "bag", "emblem", "hat")  # traits that some do not have
 
 
-def _differs(one: Seen, other: Seen, trait: str) -> bool:
+def _differs(one: Observation, other: Observation, trait: str) -> bool:
     mine, theirs = _traits(one).get(trait), _traits(other).get(trait)
     if mine is None or (theirs is None and trait not in _MARKS):
         return False
@@ -249,10 +249,10 @@ def _differs(one: Seen, other: Seen, trait: str) -> bool:
     return mine != theirs
 
 
-def by_looks(k: int, scene: Sequence[Seen]) -> tuple[str, tuple[str, ...]] | None:
+def by_looks(k: int, scene: Sequence[Observation]) -> tuple[str, tuple[str, ...]] | None:
     """The shortest words that fit number ``k`` alone, with the traits that they name; None where there are none."""
     others = [other for n, other in enumerate(scene) if n != k and other.noun == scene[k].noun]
-    for traits in _TELLING:
+    for traits in _DISTINGUISHING:
         if not set(traits) <= set(_traits(scene[k])):
             continue
         if all(any(_differs(scene[k], other, trait) for trait in traits) for other in others):
@@ -260,38 +260,38 @@ def by_looks(k: int, scene: Sequence[Seen]) -> tuple[str, tuple[str, ...]] | Non
     return None
 
 
-def by_place(k: int, scene: Sequence[Seen], size: int) -> str | None:
-    """Number ``k`` told from those of its kind by its place: ``the cat on the left``; None where that is unclear."""
+def by_place(k: int, scene: Sequence[Observation], size: int) -> str | None:
+    """Number ``k`` distinguished from those of its kind by its place: ``the cat on the left``; None where unclear."""
     kin = [n for n, other in enumerate(scene) if other.noun == scene[k].noun]
     where = place(kin.index(k), [scene[n] for n in kin], size) if len(kin) > 1 else ""
     return f"the {scene[k].noun} {where}" if where else None
 
 
-# What is said.
+# Captions and sentences.
 
 
-def captions(scene: Sequence[Seen], background: str, size: int) -> tuple[str, ...]:
+def captions(scene: Sequence[Observation], background: str, size: int) -> tuple[str, ...]:
     """Captions of a whole scene whose instances are given from left to right."""
     where = f" {_PLACES[background]}" if _PLACES[background] else ""
     wholes = [phrase(seen) for seen in scene]
-    told = [_a(whole) if whole not in wholes[:k] else f"another {whole}" for k, whole in enumerate(wholes)]
-    said = [_counted(scene) + where, _and(told) + where]
+    named = [_a(whole) if whole not in wholes[:k] else f"another {whole}" for k, whole in enumerate(wholes)]
+    texts = [_counted(scene) + where, _and(named) + where]
     if len(scene) == 1:
         words = scene[0].attributes
         doing = [table[words[name]] for name, table in (("pose", _POSES), ("facing", _FACING)) if name in words]
-        said += [f"{told[0]} {how}{where}" for how in doing]
+        texts += [f"{named[0]} {how}{where}" for how in doing]
     if len(scene) == 2:
         for k, n in ((0, 1), (1, 0)):
             other = f"another {wholes[n]}" if wholes[k] == wholes[n] else _a(wholes[n])
             pairs = [f"{_a(wholes[k])} {how} {other}" for how in _relations(k, n, scene, size)]
-            said += [*pairs, *(pair + where for pair in pairs)]
+            texts += [*pairs, *(pair + where for pair in pairs)]
     if len(scene) > 2 and all(left_of(one, other, size) for one, other in zip(scene, scene[1:], strict=False)):
         nouns = [_a(seen.noun) for seen in scene]
-        said += [f"from left to right {_and(nouns)}", f"from left to right {_and(told)}"]
-    return tuple(dict.fromkeys(said))
+        texts += [f"from left to right {_and(nouns)}", f"from left to right {_and(named)}"]
+    return tuple(dict.fromkeys(texts))
 
 
-def _counted(scene: Sequence[Seen]) -> str:
+def _counted(scene: Sequence[Observation]) -> str:
     """``two cats and a mug``."""
     nouns = [seen.noun for seen in scene]
     parts = []
@@ -305,7 +305,7 @@ def _plural(noun: str) -> str:
     return _PLURALS.get(noun, f"{noun}s")
 
 
-def _relations(k: int, n: int, scene: Sequence[Seen], size: int) -> Iterator[str]:
+def _relations(k: int, n: int, scene: Sequence[Observation], size: int) -> Iterator[str]:
     """How number ``k`` stands to number ``n``."""
     one, other = scene[k], scene[n]
     if left_of(one, other, size):
@@ -318,25 +318,25 @@ def _relations(k: int, n: int, scene: Sequence[Seen], size: int) -> Iterator[str
         yield "behind"
 
 
-def sentences(scene: Sequence[Seen], size: int) -> tuple[Sentence, ...]:
-    """Sentences about single instances and about pairs of them; none about what cannot be told apart."""
-    said = []
+def sentences(scene: Sequence[Observation], size: int) -> tuple[Sentence, ...]:
+    """Sentences about single instances and about pairs of them; none about what no words distinguish."""
+    found = []
     for k, one in enumerate(scene):
         looks, there = by_looks(k, scene), by_place(k, scene, size)
         where = place(k, scene, size)
         if where:
-            said.append(Sentence(f"{where} is {_a(phrase(one))}", (k,)))
+            found.append(Sentence(f"{where} is {_a(phrase(one))}", (k,)))
         for trait, fact in _facts(one).items():
             if there:
-                said.append(Sentence(f"{there} {fact}", (k,)))
+                found.append(Sentence(f"{there} {fact}", (k,)))
             if looks and trait not in looks[1]:
-                said.append(Sentence(f"{looks[0]} {fact}", (k,)))
+                found.append(Sentence(f"{looks[0]} {fact}", (k,)))
     for k in range(len(scene)):
         for n in range(len(scene)):
             mine, theirs = by_looks(k, scene), by_looks(n, scene)
             if k != n and mine and theirs:
-                said += [Sentence(f"{mine[0]} is {how} {theirs[0]}", (k, n)) for how in _relations(k, n, scene, size)]
-    return tuple(said)
+                found += [Sentence(f"{mine[0]} is {how} {theirs[0]}", (k, n)) for how in _relations(k, n, scene, size)]
+    return tuple(found)
 
 
 def words_of(text: str) -> list[str]:

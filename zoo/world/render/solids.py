@@ -8,57 +8,12 @@ Only element-wise NumPy is used, no BLAS, so the pixels do not depend on the num
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.floating]
-Ints = NDArray[np.intp]
-Mask = NDArray[np.bool_]
+from zoo.world.render.geometry import Floats, Ints, Mask
 
 _STRIDE = np.float32(0.03)  # least step of a ray that moves away from what it grazed
 _STEPS = 14  # most rays arrive in four; those that graze a solid on their way need more
 _MARGIN = 2.6  # blend radii beyond which a solid's pull on the surface (e^-2.6 = 7 %) is dropped
-
-
-@dataclass(frozen=True)
-class Camera:
-    """A pinhole camera.
-
-    Args:
-        origin: position, (3,).
-        axes: rows are the camera's right, up and forward directions, (3, 3), orthonormal.
-        zoom: focal length in units of half the image's height.
-        shift: where the optical axis meets the image, in units of half its height, (2,).
-    """
-
-    origin: Floats
-    axes: Floats
-    zoom: float
-    shift: tuple[float, float] = (0.0, 0.0)
-
-    @classmethod
-    def orbit(cls, target: Floats, azimuth: float, elevation: float, distance: float, roll: float) -> "Camera":
-        """A camera on a sphere around ``target`` that looks at it (angles in radians, zoom 1)."""
-        away = np.array([np.cos(azimuth) * np.cos(elevation), np.sin(azimuth) * np.cos(elevation), np.sin(elevation)])
-        right = np.array([-np.sin(azimuth), np.cos(azimuth), 0.0])
-        up = np.cross(away, right)
-        tilted = np.stack([np.cos(roll) * right + np.sin(roll) * up, np.cos(roll) * up - np.sin(roll) * right, -away])
-        return cls((target + distance * away).astype(np.float32), tilted.astype(np.float32), 1.0)
-
-    def rays(self, height: int, width: int | None = None) -> Floats:
-        """Unit directions of the pixels' rays, row by row: (3, height * width); a square image by default."""
-        width = width or height
-        across = (np.arange(width, dtype=np.float32) + 0.5) * (2.0 / height) - width / height
-        down = (np.arange(height, dtype=np.float32) + 0.5) * (2.0 / height) - 1.0
-        u = np.tile((across - self.shift[0]) / self.zoom, height)
-        v = np.repeat((-down - self.shift[1]) / self.zoom, width)
-        scale = 1.0 / np.sqrt(u * u + v * v + 1.0)
-        right, up, forward = self.axes
-        return ((right[:, None] * u + up[:, None] * v + forward[:, None]) * scale).astype(np.float32)
-
-    def project(self, points: Floats) -> Floats:
-        """Image coordinates, in units of half the height, of points (N, 3): (N, 2)."""
-        local = np.einsum("nk,ak->na", points - self.origin, self.axes)
-        return local[:, :2] / local[:, 2:] * np.float32(self.zoom) + np.array(self.shift, np.float32)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Light, surroundings and the camera's sensor: all that has nothing to do with who is in the picture."""
+"""Light, surroundings, props and the camera's sensor: whatever in a picture does not depend on its subject."""
 
 from dataclasses import dataclass
 
@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from zoo.world.texture import Noise, linear, mix, step
-from zoo.world.trace import Camera, Floats, Mask, Solids
+from zoo.world.render.geometry import Camera, Floats, Mask
+from zoo.world.render.solids import Solids
+from zoo.world.render.texture import Noise, linear, mix, step
 
 BACKGROUNDS = ("room", "tiles", "lawn", "beach", "snow", "studio", "carpet", "abstract")
 LIGHTS = ("noon", "lamp", "shade", "evening", "backlit")
@@ -50,7 +51,7 @@ class Light:
 
         Args:
             shadow: 0 in full shadow to 1 in the open, (N,).
-            openness: how much of the sky is seen, in [0, 1], (N,).
+            openness: how much of the sky is visible, in [0, 1], (N,).
         """
         facing = normal[0] * self.direction[0] + normal[1] * self.direction[1] + normal[2] * self.direction[2]
         direct = np.clip(facing * 0.85 + 0.15, 0, None) * shadow
@@ -91,7 +92,7 @@ class Surroundings:
         numbers = rng.random(12).astype(np.float32)
         return cls(kind, facing, far, colours, numbers, Noise(rng, 0.7, 5), Noise(rng, 0.09, 5))
 
-    def look(self, origin: Floats, rays: Floats) -> tuple[Floats, Floats, Mask]:
+    def trace(self, origin: Floats, rays: Floats) -> tuple[Floats, Floats, Mask]:
         """What rays (3, N) meet: colour (3, N), hit points (3, N) and a mask of those on the floor (N,)."""
         down = np.minimum(rays[2], -1e-4)
         floor_depth = -origin[2] / down
@@ -263,7 +264,7 @@ def expose(light: Floats, shape: tuple[int, int], gain: Floats, vignette: float)
     return picture.resize((shape[1], shape[0]), Image.Resampling.HAMMING)
 
 
-def frame(figure: Solids, azimuth: float, elevation: float, roll: float, fill: float) -> Camera:
+def frame_solids(figure: Solids, azimuth: float, elevation: float, roll: float, fill: float) -> Camera:
     """A camera at the given angles (radians) in which the figure fills the share ``fill`` of the image."""
     low, high = (figure.centre - figure.radii.min(1, keepdims=True)).min(0), figure.centre.max(0)
     camera = Camera.orbit((low + high) / 2, azimuth, elevation, 4.5, roll)

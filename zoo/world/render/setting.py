@@ -1,20 +1,20 @@
-"""A stage: camera, light, surroundings and props for one picture of anything made of solids."""
+"""The setting of a picture: camera, light, surroundings and props around one subject or several."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from zoo.world.scenery import BACKGROUNDS, LIGHTS, PROPS, Light, Prop, Surroundings, develop, frame
-from zoo.world.trace import Camera, Floats, Hits, Ints, Mask, Solids, shade_of, trace
+from zoo.world.render.geometry import Camera, Floats, Ints, Mask
+from zoo.world.render.scenery import BACKGROUNDS, LIGHTS, PROPS, Light, Prop, Surroundings, develop, frame_solids
+from zoo.world.render.solids import Hits, Solids, shade_of, trace
 
 Sensor = Callable[[Floats, tuple[int, int], np.random.Generator], NDArray[np.uint8]]
-_FINER = 1.25  # rays per pixel's side
-_HIDDEN = 0.4  # a prop that would hide more of the figure than this share is taken away
+Scalar = TypeVar("Scalar", bound=np.generic)
 _SHOWN, _SMALLEST = 0.4, 0.005  # of a subject in a group: least share that is seen, and least share of the picture
 _GROUP_FINER = 1.5  # rays per pixel's side where several share a picture and each is small
 
@@ -39,33 +39,49 @@ class Spot:
         cos, sin = np.cos(self.turn), np.sin(self.turn)
         return np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]], np.float32)
 
-    def out(self, points: Floats) -> Floats:
-        """Points (K, 3) of the subject in the frame of the stage."""
+    def to_setting(self, points: Floats) -> Floats:
+        """Points (K, 3) of the subject in the setting's frame."""
         moved = np.einsum("ij,kj->ki", self.axes, points) * np.float32(self.scale)
         return (moved + np.array([*self.place, 0])).astype(np.float32)
 
-    def out_solids(self, solids: Solids) -> Solids:
-        """Solids of the subject in the frame of the stage."""
+    def solids_to_setting(self, solids: Solids) -> Solids:
+        """Solids of the subject in the setting's frame."""
         axes = np.einsum("ij,sjk->sik", self.axes, solids.axes)
-        return Solids(self.out(solids.centre), axes, solids.radii * np.float32(self.scale), solids.taper)
+        return Solids(self.to_setting(solids.centre), axes, solids.radii * np.float32(self.scale), solids.taper)
 
-    def inward(self, directions: Floats) -> Floats:
-        """Directions (3, ...) of the stage in the subject's own frame."""
+    def to_subject(self, directions: Floats) -> Floats:
+        """Directions (3, ...) of the setting in the subject's own frame."""
         return np.einsum("ji,j...->i...", self.axes, directions).astype(np.float32)
 
-    def own(self, stage: "Stage") -> "Stage":
-        """The stage's camera and light in the subject's own frame; its surroundings stay where they are."""
-        camera = stage.camera
-        away = (camera.origin - np.array([*self.place, 0])) / self.scale
-        own = Camera(self.inward(away), self.inward(camera.axes.T).T, camera.zoom, camera.shift)
-        return replace(stage, camera=own, light=replace(stage.light, direction=self.inward(stage.light.direction)))
+    def setting_of_subject(self, setting: "Setting") -> "Setting":
+        """The setting with its camera and light in the subject's own frame; its surroundings stay where they are."""
+        there = setting.camera
+        away = (there.origin - np.array([*self.place, 0])) / self.scale
+        camera = Camera(self.to_subject(away), self.to_subject(there.axes.T).T, there.zoom, there.shift)
+        light = replace(setting.light, direction=self.to_subject(setting.light.direction))
+        return replace(setting, camera=camera, light=light)
 
 
-class Subject(ABC):
-    """Somebody or something to be put on a stage; in its own frame it stands on z = 0 and its front is along +x.
+class RayHits(Protocol):
+    """Where rays first meet something; H of them hit."""
+
+    @property
+    def ray(self) -> Ints:
+        """Index of each ray that hit, (H,)."""
+
+    @property
+    def depth(self) -> Floats:
+        """Distance from the camera, (H,)."""
+
+
+Met = TypeVar("Met", bound=RayHits)
+
+
+class Subject(ABC, Generic[Met]):
+    """A person, pet or object to be put into a setting; in its own frame it stands on z = 0 and its front is along +x.
 
     Args:
-        azimuth: side from which it is to be seen, in radians from its front to its left.
+        azimuth: side from which the camera sees it, in radians from its front to its left.
         scale: length of its unit in a group.
         solids: ellipsoids that cast its shadow.
     """
@@ -79,12 +95,15 @@ class Subject(ABC):
         """Points (K, 3) whose convex hull holds it."""
 
     @abstractmethod
-    def meet(self, camera: Camera, rays: Floats) -> Any:
-        """Where a camera's rays (3, side * side) meet it; has ``ray`` (H,) and ``depth`` (H,), as `Hits` does."""
+    def meet(self, camera: Camera, rays: Floats) -> Met:
+        """Where a camera's rays (3, side * side) meet it."""
 
     @abstractmethod
-    def shine(self, met: Any, shown: Mask, stage: "Stage") -> tuple[Floats, dict[str, str]]:
-        """Light (3, H) from what `meet` found, and the attributes that are to be seen where ``shown`` (H,)."""
+    def shine(self, met: Met, shown: Mask, setting: "Setting") -> tuple[Floats, dict[str, str]]:
+        """Light (3, H) from what `meet` found, and the attributes that its pixels show where ``shown`` (H,)."""
+
+
+Placed = tuple[Subject[Any], Spot]  # subjects of one picture differ in what rays meet
 
 
 @dataclass(frozen=True)
@@ -93,8 +112,8 @@ class Group:
 
     Args:
         image: (size, size, 3) uint8.
-        owner: number of the subject seen at each pixel, -1 for none, (size, size).
-        words: attributes to be seen of each subject; None where it is too much hidden and was left out.
+        owner: number of the subject at each pixel, -1 for none, (size, size).
+        words: attributes that the picture shows of each subject; None where too much of it is hidden: it is left out.
     """
 
     image: NDArray[np.uint8]
@@ -103,13 +122,16 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Stage:
+class Setting:
     """Everything in a picture but its subject.
 
     Args:
         background, lamp: one of `BACKGROUNDS` and one of `LIGHTS`.
         props: name and solids of what stands about, the one in front of the subject first.
     """
+
+    RAYS: ClassVar[float] = 1.25  # per pixel's side
+    MOST_HIDDEN: ClassVar[float] = 0.4  # a prop that would hide more of the subject than this share is taken away
 
     camera: Camera
     background: str
@@ -119,10 +141,10 @@ class Stage:
     props: tuple[tuple[str, Prop], ...]
 
     @classmethod
-    def draw(cls, figure: Solids, azimuth: float, rng: np.random.Generator) -> "Stage":
-        """A random stage around ``figure``, seen from ``azimuth`` (radians; 0 is along +x)."""
+    def draw(cls, figure: Solids, azimuth: float, rng: np.random.Generator) -> "Setting":
+        """A random setting around ``figure``, seen from ``azimuth`` (radians; 0 is along +x)."""
         elevation, roll, fill = rng.uniform(0.05, 0.5), rng.normal(0, 0.06), rng.uniform(0.8, 1.02)
-        camera = frame(figure, azimuth, elevation, roll, fill)
+        camera = frame_solids(figure, azimuth, elevation, roll, fill)
         background, lamp = BACKGROUNDS[rng.integers(len(BACKGROUNDS))], LIGHTS[rng.integers(len(LIGHTS))]
         light, surroundings = Light.draw(lamp, azimuth, rng), Surroundings.draw(background, azimuth, rng)
         toward = np.array([np.cos(azimuth), np.sin(azimuth)])
@@ -159,37 +181,53 @@ class Stage:
             in front of it, or ``none``.
         """
         shape = (size, size) if isinstance(size, int) else size
-        fine = (round(shape[0] * _FINER), round(shape[1] * _FINER))
+        fine = (round(shape[0] * self.RAYS), round(shape[1] * self.RAYS))
         rays = self.camera.rays(*fine)
         hits = trace(figure, self.camera.origin, rays, blend)
+        light, mask, in_front = self._photograph(hits, shine(hits), figure, rays, fine)
+        return sensor(light, shape, rng), shrink(mask, shape), in_front
+
+    def _photograph(
+        self, hits: RayHits, shone: Floats, caster: Solids, rays: Floats, fine: tuple[int, int]
+    ) -> tuple[Floats, Mask, str]:
+        """Puts a lit subject among surroundings and props.
+
+        Args:
+            shone: light (3, H) from the subject at its hits.
+            caster: ellipsoids that cast the subject's shadow.
+            rays: (3, R * C) of a picture that is ``fine`` = (R, C) rays high and wide.
+
+        Returns:
+            light (3, R, C), mask of the visible subject (R, C), and the name of the prop in front of it, or ``none``.
+        """
         depth = np.full(rays.shape[1], np.inf, np.float32)
         depth[hits.ray] = hits.depth
         mask = np.isfinite(depth)
-        kept, casters, in_front = [], [figure], "none"
+        kept, casters, in_front = [], [caster], "none"
         for name, prop in self.props:
             met = trace(prop.solids, self.camera.origin, rays, 0.004)
             first = met.depth < depth[met.ray]
-            if mask[met.ray[first]].sum() > _HIDDEN * len(hits.ray):
+            hidden = int(mask[met.ray[first]].sum())
+            if hidden > self.MOST_HIDDEN * len(hits.ray):
                 continue
-            if mask[met.ray[first]].any() and in_front == "none":
+            if hidden and in_front == "none":
                 in_front = name
             depth[met.ray[first]] = met.depth[first]
             mask[met.ray[first]] = False
             kept.append((prop, met, first))
             casters.append(prop.solids)
         image = self._around(rays, casters, fine)
-        image[:, hits.ray] = shine(hits)
+        image[:, hits.ray] = shone
         for prop, met, first in kept:
             open_ = np.ones_like(met.depth)
             lit = prop.colour(met.point) * self.light.on(met.normal, open_, open_)
             image[:, met.ray[first]] = lit[:, first]
-        picture = sensor(image.reshape(3, *fine), shape, rng)
-        return picture, _shrink(mask.reshape(fine), shape), in_front
+        return image.reshape(3, *fine), mask.reshape(fine), in_front
 
-    def group(self, cast: Sequence[tuple[Subject, Spot]], size: int, rng: np.random.Generator) -> Group:
+    def group(self, placed: Sequence[Placed], size: int, rng: np.random.Generator) -> Group:
         """Takes a picture of several subjects and no props; they shade the floor, not each other.
 
-        Subjects that would hardly be seen are taken away, the most hidden first.
+        Subjects of which hardly anything would show are taken away, the most hidden first.
 
         Args:
             size: height and width of the picture in pixels.
@@ -197,28 +235,28 @@ class Stage:
         """
         fine = (round(size * _GROUP_FINER),) * 2
         rays = self.camera.rays(*fine)
-        met = [subject.meet(spot.own(self).camera, spot.inward(rays)) for subject, spot in cast]
-        depth = np.full((len(cast), rays.shape[1]), np.inf, np.float32)
-        for own, (_, spot), hits in zip(depth, cast, met, strict=True):
+        met = [subject.meet(spot.setting_of_subject(self).camera, spot.to_subject(rays)) for subject, spot in placed]
+        depth = np.full((len(placed), rays.shape[1]), np.inf, np.float32)
+        for own, (_, spot), hits in zip(depth, placed, met, strict=True):
             own[hits.ray] = hits.depth * np.float32(spot.scale)
         owner = _owners(depth)
-        kept = [k for k in range(len(cast)) if (owner == k).any()]
-        image = self._around(rays, [cast[k][1].out_solids(cast[k][0].solids) for k in kept], fine)
-        words: list[dict[str, str] | None] = [None] * len(cast)
+        kept = [k for k in range(len(placed)) if (owner == k).any()]
+        image = self._around(rays, [placed[k][1].solids_to_setting(placed[k][0].solids) for k in kept], fine)
+        words: list[dict[str, str] | None] = [None] * len(placed)
         for k in kept:
-            subject, spot = cast[k]
+            subject, spot = placed[k]
             shown = owner[met[k].ray] == k
-            lit, words[k] = subject.shine(met[k], shown, spot.own(self))
+            lit, words[k] = subject.shine(met[k], shown, spot.setting_of_subject(self))
             image[:, met[k].ray[shown]] = lit[:, shown]
         picture = develop(image.reshape(3, *fine), (size, size), rng)
-        return Group(picture, _shrink(owner.reshape(fine), (size, size)), tuple(words))
+        return Group(picture, shrink(owner.reshape(fine), (size, size)), tuple(words))
 
     def _around(self, rays: Floats, casters: list[Solids], fine: tuple[int, int]) -> Floats:
         """Light (3, N) from the surroundings at ``fine`` (height, width) rays, with the casters' shadows.
 
         Shadows are soft, so they are worked out for every third ray each way and spread from there.
         """
-        colour, points, on_floor = self.surroundings.look(self.camera.origin, rays)
+        colour, points, on_floor = self.surroundings.trace(self.camera.origin, rays)
         coarse = points.reshape(3, *fine)[:, 1::3, 1::3]
         floor = on_floor.reshape(fine)[1::3, 1::3] & ((coarse * coarse).sum(0) < 9)
         shadow, openness = np.ones(floor.shape, np.float32), np.ones(floor.shape, np.float32)
@@ -234,7 +272,7 @@ class Stage:
 def _owners(depth: Floats) -> Ints:
     """Number of the nearest subject at each ray, -1 for none: (N,), from the depths of all of them (I, N).
 
-    Those that would hardly be seen are left out; one is always kept.
+    Those of which hardly anything would show are left out; one is always kept.
     """
     depth = depth.copy()
     whole = np.isfinite(depth).sum(1)
@@ -253,7 +291,7 @@ def _spread(coarse: Floats, shape: tuple[int, int]) -> Floats:
     return np.asarray(Image.fromarray(coarse).resize(shape[::-1], Image.Resampling.BILINEAR)).ravel()
 
 
-def _shrink(mask: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:
+def shrink(mask: NDArray[Scalar], shape: tuple[int, int]) -> NDArray[Scalar]:
     """A mask, or a map of numbers, at another ``shape`` (height, width), nearest pixel by nearest pixel."""
     down, across = (((np.arange(n) + 0.5) * (m / n)).astype(int) for n, m in zip(shape, mask.shape, strict=True))
     return mask[down[:, None], across[None, :]]

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from zoo.world.anatomy import Body, Figure
-from zoo.world.texture import Noise, linear, mix, step, stream
-from zoo.world.trace import Floats, Hits
-from zoo.world.traits import Traits
+from zoo.world.bodies.anatomy import Body, Figure
+from zoo.world.render.geometry import Floats
+from zoo.world.render.solids import Hits
+from zoo.world.render.texture import Noise, linear, mix, step, stream
+from zoo.world.render.traits import Traits
 
 PATTERNS = ("pied", "tricolour", "striped", "spotted", "saddled", "masked")
 
@@ -342,7 +343,7 @@ def _features(coat: Coat, skin: Skin, body: Body, colour: Floats) -> tuple[Float
     return colour, np.maximum(gloss, nose * 0.6)
 
 
-def paint(coat: Coat, skin: Skin, body: Body) -> tuple[Floats, Floats]:
+def paint_coat(coat: Coat, skin: Skin, body: Body) -> tuple[Floats, Floats]:
     """Colour (3, N) in linear light and gloss (N,) of the coat on ``skin``."""
     noise = Noise(stream(coat.edge_seed), 0.55, waves=6)
     moved = (coat.layout.shift["warp"] - 0.5) * 1.5

@@ -4,11 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from zoo.world.shapes import Figure
-from zoo.world.sight import Seen, on_canvas
-from zoo.world.texture import Noise, linear, mix, step, stream
-from zoo.world.trace import Floats, Ints, Mask
-from zoo.world.traits import Traits
+from zoo.world.render.geometry import Floats, Ints, Mask
+from zoo.world.render.shapes import ShapeHits, Shapes, on_canvas
+from zoo.world.render.texture import Noise, linear, mix, step, stream
+from zoo.world.render.traits import Traits
 
 PALETTE = {
     "white": (236, 234, 228), "grey": (150, 152, 156), "black": (38, 38, 42), "brown": (124, 78, 46),
@@ -110,7 +109,7 @@ class Finish:
 
 
 @dataclass(frozen=True)
-class Paint:
+class PaintedSurface:
     """A painted surface at H points: colour (3, H) in linear light, and what shines, each (H,)."""
 
     colour: Floats
@@ -120,45 +119,45 @@ class Paint:
     glow: Floats
 
 
-def paint(finish: Finish, figure: Figure, seen: Seen) -> Paint:
-    """The finish on what is seen of a figure."""
-    colours, materials = zip(*(finish.of_slot(slot) for slot in figure.slots), strict=True)
-    slot = figure.slot[seen.element]
+def paint_finish(finish: Finish, shapes: Shapes, hits: ShapeHits) -> PaintedSurface:
+    """The finish on an object where rays hit it."""
+    colours, materials = zip(*(finish.of_slot(slot) for slot in shapes.slots), strict=True)
+    slot = shapes.slot[hits.element]
     colour = np.stack(colours, 1)[:, slot]
     tables = np.array([[m.shine, m.sharp, m.mirror, m.grain, m.weave] for m in materials], np.float32).T
     shine, sharp, mirror, grain, weave = tables[:, slot]
-    main = np.flatnonzero(slot == figure.slots.index("main"))
-    across, up, wide = (part[main] for part in on_canvas(figure, seen))
+    main = np.flatnonzero(slot == shapes.slots.index("main"))
+    across, up, wide = (part[main] for part in on_canvas(shapes, hits))
     colour[:, main] = _printed(finish, across, up, wide, colour[:, main])
-    worn = _wear(finish, across, up, wide, seen.point[0, main] + seen.point[1, main] > 0)
+    worn = _wear(finish, across, up, wide, hits.point[0, main] + hits.point[1, main] > 0)
     colour[:, main] *= 1 - 0.5 * worn
     mirror[main] *= 1 - worn
     rough = np.flatnonzero((grain > 0) | (weave > 0))
     if len(rough):
-        colour[:, rough] = colour[:, rough] * _texture(finish, figure, seen, rough, grain[rough], weave[rough])
-    glow = np.array([s == "glow" for s in figure.slots], np.float32)[slot]
-    return Paint(colour, shine, sharp, mirror, glow)
+        colour[:, rough] = colour[:, rough] * _texture(finish, shapes, hits, rough, grain[rough], weave[rough])
+    glow = np.array([s == "glow" for s in shapes.slots], np.float32)[slot]
+    return PaintedSurface(colour, shine, sharp, mirror, glow)
 
 
-def _texture(finish: Finish, figure: Figure, seen: Seen, at: Ints, grain: Floats, weave: Floats) -> Floats:
+def _texture(finish: Finish, shapes: Shapes, hits: ShapeHits, at: Ints, grain: Floats, weave: Floats) -> Floats:
     """Brightness (H,) of wood grain, drawn out along the longest side of each element, and of cloth."""
     rng = stream(finish.grain_seed)
     rings, cloth = Noise(rng, 0.05, 6), Noise(rng, 0.03, 5)
-    element = seen.element[at]
-    scale = np.sqrt((figure.axes * figure.axes).sum(1))
-    extent = (figure.high - figure.low) * scale
+    element = hits.element[at]
+    scale = np.sqrt((shapes.axes * shapes.axes).sum(1))
+    extent = (shapes.high - shapes.low) * scale
     squeeze = np.where(extent >= extent.max(1, keepdims=True), np.float32(0.1), np.float32(1))
-    local = seen.local[:, at] * (scale * squeeze)[element].T + (element % 7) * np.float32(0.37)
+    local = hits.local[:, at] * (scale * squeeze)[element].T + (element % 7) * np.float32(0.37)
     level = np.ones(len(at), np.float32)
     if grain.any():
         level += grain * 0.5 * rings(local)
     if weave.any():
-        level += weave * cloth(seen.point[:, at])
+        level += weave * cloth(hits.point[:, at])
     return level
 
 
 def _printed(finish: Finish, across: Floats, up: Floats, wide: Floats, colour: Floats) -> Floats:
-    """``colour`` (3, H) with the pattern on it; for the canvas see `zoo.world.sight.on_canvas`."""
+    """``colour`` (3, H) with the pattern on it; for the canvas see `zoo.world.render.shapes.on_canvas`."""
     layout, on = finish.print, np.abs(up) < 1
     if finish.pattern == "plain":
         return colour

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from zoo.world.anatomy import Figure
-from zoo.world.human import Build, Shape
-from zoo.world.texture import Noise, linear, mix, step
-from zoo.world.trace import Floats, Hits
+from zoo.world.bodies.anatomy import Figure
+from zoo.world.bodies.human import Build, Shape
+from zoo.world.render.geometry import Floats
+from zoo.world.render.solids import Hits
+from zoo.world.render.texture import Noise, linear, mix, step
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "black": (34, 34, 38), "white": (230, 229, 224), "grey": (132, 134, 138), "red": (180, 36, 40),
@@ -76,7 +77,7 @@ class Outfit:
 
 
 @dataclass(frozen=True)
-class Looks:
+class Wearer:
     """What stays when the clothes change; colours are linear light (3,).
 
     Args:
@@ -97,7 +98,7 @@ class Looks:
     bag_size: float
 
 
-def shape_of(looks: Looks, outfit: Outfit) -> Shape:
+def shape_of(wearer: Wearer, outfit: Outfit) -> Shape:
     """The outline that the clothes give the person."""
     skirt, coat = outfit.bottom == "skirt", outfit.top == "coat"
     return Shape(
@@ -106,10 +107,10 @@ def shape_of(looks: Looks, outfit: Outfit) -> Shape:
         flare=(1.0 + 3 * outfit.thickness * coat + outfit.slack * 10) * (skirt or coat),
         hem=min(outfit.cuff if skirt else 1.0, outfit.hem if coat else 1.0),
         hood=outfit.top == "hoodie",
-        hair=looks.hair,
-        hat=looks.hat,
-        bag=looks.bag,
-        bag_size=looks.bag_size,
+        hair=wearer.hair,
+        hat=wearer.hat,
+        bag=wearer.bag,
+        bag_size=wearer.bag_size,
     )
 
 
@@ -236,47 +237,47 @@ def _dress(outfit: Outfit, cloth: _Cloth, skin: Floats) -> Floats:
     return mix(colour, top, above)
 
 
-def _head(looks: Looks, cloth: _Cloth, colour: Floats) -> Floats:
+def _head(wearer: Wearer, cloth: _Cloth, colour: Floats) -> Floats:
     """Face, beard, glasses, hair and hat over ``colour`` (3, N)."""
     ahead, left, up = cloth.face
     front = cloth.part["head"] * (ahead > 0.2)
     for side in (1.0, -1.0):
         eye = np.sqrt((left - 0.28 * side) ** 2 + ((up - 0.02) * 1.3) ** 2)
         colour = mix(colour, linear(40, 28, 26), step(0.15, 0.09, eye) * front)
-        if looks.glasses:
+        if wearer.glasses:
             colour = mix(colour, linear(20, 20, 24), step(0.31, 0.25, eye) * front)
     mouth = step(0.07, 0.03, np.abs(up + 0.58)) * step(0.26, 0.20, np.abs(left)) * front
-    colour = mix(colour, looks.skin * np.array([0.72, 0.42, 0.42], np.float32), mouth)
-    if looks.beard:
+    colour = mix(colour, wearer.skin * np.array([0.72, 0.42, 0.42], np.float32), mouth)
+    if wearer.beard:
         jaw = step(-0.28, -0.38, up) * cloth.part["head"] * step(-0.1, 0.05, ahead) * step(-1.1, -0.95, up)
-        colour = mix(colour, looks.hair_colour, jaw * (1 - mouth))
-    if looks.hair != "bald":
+        colour = mix(colour, wearer.hair_colour, jaw * (1 - mouth))
+    if wearer.hair != "bald":
         scalp = step(0.52, 0.60, up + 0.45 * np.maximum(-ahead, -0.2)) * cloth.part["head"] * (up > -0.6)
-        colour = mix(colour, looks.hair_colour, scalp + cloth.part["hair"])
-    return mix(colour, looks.hat_colour, cloth.part["hat"])
+        colour = mix(colour, wearer.hair_colour, scalp + cloth.part["hair"])
+    return mix(colour, wearer.hat_colour, cloth.part["hat"])
 
 
-def _carry(looks: Looks, cloth: _Cloth, colour: Floats) -> Floats:
+def _carry(wearer: Wearer, cloth: _Cloth, colour: Floats) -> Floats:
     """Bag and straps over ``colour`` (3, N)."""
-    if looks.bag == "none":
+    if wearer.bag == "none":
         return colour
-    if looks.bag == "backpack":
+    if wearer.bag == "backpack":
         aside, over = np.abs(np.abs(cloth.left) - 0.062), step(0.66, 0.67, cloth.up) * (cloth.ahead > -0.03)
         strap: Floats = step(0.017, 0.013, aside) * over
     else:  # from the left shoulder to the right hip
         strap = step(0.016, 0.012, np.abs(cloth.up - 0.67 - cloth.left * 1.35) * 0.6)
-    colour = mix(colour, looks.bag_colour * 0.7, strap * cloth.part["torso"])
-    return mix(colour, looks.bag_colour, cloth.part["bag"])
+    colour = mix(colour, wearer.bag_colour * 0.7, strap * cloth.part["torso"])
+    return mix(colour, wearer.bag_colour, cloth.part["bag"])
 
 
-def paint(looks: Looks, outfit: Outfit, hits: Hits, rest: Figure, folds: Noise) -> Floats:
+def paint_clothes(wearer: Wearer, outfit: Outfit, hits: Hits, rest: Figure, folds: Noise) -> Floats:
     """Colour (3, N) in linear light of a dressed person under the hits of its posed solids.
 
     Args:
         rest: the same person at rest.
         folds: light and dark on the cloth, over points in units of the height.
     """
-    cloth = _under(hits, rest, looks.build.height)
-    colour = _carry(looks, cloth, _dress(outfit, cloth, looks.skin))
+    cloth = _under(hits, rest, wearer.build.height)
+    colour = _carry(wearer, cloth, _dress(outfit, cloth, wearer.skin))
     wrinkled = folds(np.stack([cloth.ahead, cloth.left, cloth.up * 0.6]))
-    return _head(looks, cloth, colour) * (1 + 0.13 * wrinkled * (1 - cloth.part["head"]))
+    return _head(wearer, cloth, colour) * (1 + 0.13 * wrinkled * (1 - cloth.part["head"]))

@@ -1,4 +1,6 @@
-"""What a camera sees of made shapes: rays meet boxes, balls, rods and turned shells in closed form.
+"""Shapes with edges (boxes, balls, rods and turned shells), and where rays meet them, in closed form.
+
+Unlike the solids of `zoo.world.render.solids` they do not melt into each other; `zoo.world.things.maker` builds them.
 
 Only element-wise NumPy is used, no BLAS, so the pixels do not depend on the number of threads.
 """
@@ -7,9 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from zoo.world.shapes import BALL, BAND, BOX, RING, ROD, Figure
-from zoo.world.trace import Camera, Floats, Ints, Mask
+from zoo.world.render.geometry import Camera, Floats, Ints, Mask
+from zoo.world.render.solids import Solids
 
+BOX, BALL, ROD, BAND, RING = range(5)
 _MISS = np.float32(np.inf)
 _NEWTON = 4  # steps onto a rounded edge
 _BAR = np.float32(0.0055)  # half width of a grille's bars
@@ -17,8 +20,41 @@ _LEAST = 0.16  # half height of a box's print; of a lower box only the middle of
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What N rays see first; H of them hit.
+class Shapes:
+    """A made object of E elements; in an element's own frame it has a standard position.
+
+    Args:
+        kind: `BOX`, `BALL`, `ROD`, `BAND` (side of a cone) or `RING` (flat), (E,).
+        centre: (E, 3). axes: columns are the own axes, orthogonal, perhaps scaled, (E, 3, 3).
+        size: what else describes an element, (E, 10), see `zoo.world.things.maker.Maker`.
+        low, high: corners of a box around it in its own frame, (E, 3).
+        slot: number of the slot in ``slots`` that gives its colour, (E,).
+        canvas: height of the middle, height and radius of the surface that a print wraps around, (E, 3).
+        slots: names, e.g. ``main``.
+        proxies: ellipsoids that cast about the same shadow.
+    """
+
+    kind: Ints
+    centre: Floats
+    axes: Floats
+    size: Floats
+    low: Floats
+    high: Floats
+    slot: Ints
+    canvas: Floats
+    slots: tuple[str, ...]
+    proxies: Solids
+
+    def corners(self) -> Floats:
+        """Corners of the boxes around the elements, in the world: (E, 8, 3)."""
+        picks = np.array([[i, j, k] for i in (0, 1) for j in (0, 1) for k in (0, 1)])
+        local = np.where(picks[None] == 0, self.low[:, None], self.high[:, None])
+        return np.einsum("eij,ekj->eki", self.axes, local) + self.centre[:, None]
+
+
+@dataclass(frozen=True)
+class ShapeHits:
+    """Where N rays first meet shapes; H of them hit.
 
     Args:
         ray: index of each ray that hit, (H,). depth: distance from the camera, (H,).
@@ -34,15 +70,15 @@ class Seen:
     local: Floats
 
 
-def look(figure: Figure, camera: Camera, rays: Floats) -> Seen:
-    """First hits of a camera's rays (3, side * side) with a figure."""
+def trace_shapes(shapes: Shapes, camera: Camera, rays: Floats) -> ShapeHits:
+    """First hits of a camera's rays (3, side * side) with shapes."""
     side = round(rays.shape[1] ** 0.5)
-    inverse = _inverse(figure)
-    pairs = _pairs(figure, camera, side)
+    inverse = _inverse(shapes)
+    pairs = _pairs(shapes, camera, side)
     depth = np.full(rays.shape[1], _MISS, np.float32)
     met = []
     for kind, meet in ((BOX, _box), (BALL, _ball), (ROD, _rod), (BAND, _band), (RING, _ring)):
-        which = np.flatnonzero(figure.kind == kind)
+        which = np.flatnonzero(shapes.kind == kind)
         which = which[[len(pairs[e]) > 0 for e in which]] if len(which) else which
         if len(which) == 0:
             continue
@@ -50,14 +86,14 @@ def look(figure: Figure, camera: Camera, rays: Floats) -> Seen:
         starts, slopes, nearest = [], [], []
         for e in which:
             ahead = rays[:, pairs[e]]
-            away = figure.centre[e] - camera.origin
+            away = shapes.centre[e] - camera.origin
             near = away[0] * ahead[0] + away[1] * ahead[1] + away[2] * ahead[2]
             slope = np.einsum("ij,jn->in", inverse[e], ahead)
             # From the ray's point nearest to the centre, where numbers are small and float32 is exact enough.
             starts.append(slope * near - np.einsum("ij,j->i", inverse[e], away)[:, None])
             slopes.append(slope)
             nearest.append(near)
-        size = figure.size[element].T
+        size = shapes.size[element].T
         along = meet(np.concatenate(starts, axis=1), np.concatenate(slopes, axis=1), size) + np.concatenate(nearest)
         hit = np.flatnonzero(along < _MISS)
         np.minimum.at(depth, ray[hit], along[hit])
@@ -67,18 +103,18 @@ def look(figure: Figure, camera: Camera, rays: Floats) -> Seen:
         won = along == depth[ray]
         first[ray[won]] = element[won]
     ray = np.flatnonzero(first >= 0)
-    return _gather(figure, inverse, ray, first[ray], depth[ray], camera.origin, rays)
+    return _gather(shapes, inverse, ray, first[ray], depth[ray], camera.origin, rays)
 
 
-def _inverse(figure: Figure) -> Floats:
+def _inverse(shapes: Shapes) -> Floats:
     """Matrices (E, 3, 3) into the elements' own frames."""
-    scale = (figure.axes * figure.axes).sum(1)
-    return (figure.axes / scale[:, None, :]).transpose(0, 2, 1)
+    scale = (shapes.axes * shapes.axes).sum(1)
+    return (shapes.axes / scale[:, None, :]).transpose(0, 2, 1)
 
 
-def _pairs(figure: Figure, camera: Camera, side: int) -> list[Ints]:
+def _pairs(shapes: Shapes, camera: Camera, side: int) -> list[Ints]:
     """The rays that may meet each element: those in the rectangle around it in the picture."""
-    flat = camera.project(figure.corners().reshape(-1, 3)).reshape(-1, 8, 2)
+    flat = camera.project(shapes.corners().reshape(-1, 3)).reshape(-1, 8, 2)
     column = (flat[:, :, 0] + 1) * (side / 2)
     row = (1 - flat[:, :, 1]) * (side / 2)
     edges = np.stack([column.min(1), column.max(1) + 1, row.min(1), row.max(1) + 1], 1)
@@ -88,27 +124,27 @@ def _pairs(figure: Figure, camera: Camera, side: int) -> list[Ints]:
 
 
 def _gather(
-    figure: Figure, inverse: Floats, ray: Ints, element: Ints, depth: Floats, origin: Floats, rays: Floats
-) -> Seen:
+    shapes: Shapes, inverse: Floats, ray: Ints, element: Ints, depth: Floats, origin: Floats, rays: Floats
+) -> ShapeHits:
     """Points and normals of the hits."""
     ahead = rays[:, ray]
     point = origin[:, None] + depth * ahead
-    away = point - figure.centre.T[:, element]
+    away = point - shapes.centre.T[:, element]
     to = inverse[element]
     local = np.stack([to[:, i, 0] * away[0] + to[:, i, 1] * away[1] + to[:, i, 2] * away[2] for i in range(3)])
     inward = np.stack([to[:, i, 0] * ahead[0] + to[:, i, 1] * ahead[1] + to[:, i, 2] * ahead[2] for i in range(3)])
     normal = np.zeros_like(local)
-    kinds = figure.kind[element]
+    kinds = shapes.kind[element]
     for kind, upright in ((BOX, _box_normal), (BALL, _ball_normal), (ROD, _rod_normal), (BAND, _band_normal)):
         at = np.flatnonzero(kinds == kind)
         if len(at):
-            normal[:, at] = upright(local[:, at], figure.size[element[at]].T)
+            normal[:, at] = upright(local[:, at], shapes.size[element[at]].T)
     normal[2, kinds == RING] = 1
     normal *= np.where((normal * inward).sum(0) > 0, np.float32(-1), np.float32(1))
     # A normal goes into the world with the inverse's transpose.
     world = np.stack([to[:, 0, i] * normal[0] + to[:, 1, i] * normal[1] + to[:, 2, i] * normal[2] for i in range(3)])
     world /= np.sqrt((world * world).sum(0)) + 1e-9
-    return Seen(ray, depth, element, point, world, local)
+    return ShapeHits(ray, depth, element, point, world, local)
 
 
 # Where rays from ``start`` (3, M) along ``slope`` (3, M) meet the elements of one kind, in their own frames.
@@ -237,15 +273,15 @@ def _band_normal(point: Floats, size: Floats) -> Floats:
     return np.stack([point[0] / away * out, point[1] / away * out, size[5] + (size[7] - size[5]) * share])
 
 
-def on_canvas(figure: Figure, seen: Seen) -> tuple[Floats, Floats, Floats]:
+def on_canvas(shapes: Shapes, hits: ShapeHits) -> tuple[Floats, Floats, Floats]:
     """Where the hits lie on the surfaces that prints are made for.
 
     Returns:
         across and up (H,) in units of the surface's height with (0, 0) in its middle, and its width in the same
         units (H,). A turned shell is printed on both halves, a box on each face, a rod not at all (up = 9).
     """
-    kind, canvas = figure.kind[seen.element], figure.canvas[seen.element]
-    x, y, z = seen.local
+    kind, canvas = shapes.kind[hits.element], shapes.canvas[hits.element]
+    x, y, z = hits.local
     middle, height, radius = canvas.T
     angle = np.arctan2(y, x)
     angle = np.mod(angle + np.pi / 2, np.pi) - np.pi / 2
@@ -255,8 +291,8 @@ def on_canvas(figure: Figure, seen: Seen) -> tuple[Floats, Floats, Floats]:
     wide = np.where(flat, 1, wide)
     boxes = np.flatnonzero(kind == BOX)
     if len(boxes):
-        half = figure.size[seen.element[boxes], :3].T
-        at = seen.local[:, boxes]
+        half = shapes.size[hits.element[boxes], :3].T
+        at = hits.local[:, boxes]
         face = np.abs(at / half).argmax(0)
         sign = np.sign(np.take_along_axis(at, face[None], 0)[0])
         tall = np.maximum(np.where(face == 2, half[0], half[2]), _LEAST)

@@ -1,12 +1,12 @@
 """Furniture, put together from proportions ``n`` and words ``w``.
 
-The front looks along +x, the left side along +y; see `zoo.world.crafts` for what the words may be.
+The front looks along +x, the left side along +y; see `zoo.world.things.crafts` for what the words may be.
 """
 
 import numpy as np
 
-from zoo.world.anatomy import turn
-from zoo.world.shapes import Maker, Numbers, Words, arch
+from zoo.world.render.geometry import turn
+from zoo.world.things.maker import Maker, Numbers, Words, arch
 
 _SIDES = (1.0, -1.0)
 _CORNERS = tuple((x, y) for x in _SIDES for y in _SIDES)
@@ -146,12 +146,12 @@ def sofa(make: Maker, n: Numbers, w: Words) -> None:
             lean = turn(tilt=-0.25 * y) if w["arms"] == "flared" else None
             make.box("main", (0.0, side, lift + high / 2), (deep, arm * share, high / 2), edge=edge, axes=lean)
     count = int(w["cushions"])
-    room = (wide - arm * 1.7) / count
+    half_width = (wide - arm * 1.7) / count
     for k in range(count):
-        y = (2 * k + 1 - count) * room
-        make.box("main", (0.05, y, lift + seat - 0.03), (deep - 0.07, room * 0.97, 0.075), edge=0.05)
+        y = (2 * k + 1 - count) * half_width
+        make.box("main", (0.05, y, lift + seat - 0.03), (deep - 0.07, half_width * 0.97, 0.075), edge=0.05)
         if w["rest"] == "split":
-            half = (0.06, room * 0.95, 0.14)
+            half = (0.06, half_width * 0.95, 0.14)
             make.box("main", (-deep + 0.19, y, lift + seat + 0.14), half, edge=0.055, axes=turn(nod=-0.15))
     for k, share in enumerate(_PILLOWS[w["pillows"]]):
         pose = turn(yaw=0.3 * share) @ turn(nod=-0.45) @ turn(tilt=0.15 + 0.5 * k)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from zoo.world.trace import Floats
+from zoo.world.render.geometry import Floats
 
 
 def stream(*key: int) -> np.random.Generator:

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from zoo.world.head import Head, Mood
-from zoo.world.texture import Noise, linear, mix, step, stream
-from zoo.world.trace import Floats
-from zoo.world.traits import Traits
+from zoo.world.bodies.head import Head, Mood
+from zoo.world.render.geometry import Floats
+from zoo.world.render.texture import Noise, linear, mix, step, stream
+from zoo.world.render.traits import Traits
 
 SKINS = {
     "pale": (246, 214, 196), "fair": (236, 188, 158), "olive": (206, 162, 118), "tan": (186, 128, 88),
     "brown": (134, 86, 58), "dark": (88, 56, 42),
 }  # fmt: skip
-HAIRS = {
+HAIR_COLOURS = {
     "black": (34, 30, 32), "brown": (88, 54, 34), "ginger": (186, 88, 36), "blond": (226, 186, 106),
     "grey": (150, 150, 154), "white": (230, 226, 220),
 }  # fmt: skip
@@ -52,7 +52,7 @@ class Complexion:
         tint = np.exp((marks.shift["tint"] - 0.5) * np.float32(0.3))
         warm = np.array([0.4, 0, -0.4], np.float32)
         tone = np.minimum(linear(*SKINS[skin]) * tint[0] * (1 + (tint[1] - 1) * warm), 0.9)
-        hue = np.minimum(linear(*HAIRS[hair]) * tint[2] * (1 + (tint[3] - 1) * warm), 0.9)
+        hue = np.minimum(linear(*HAIR_COLOURS[hair]) * tint[2] * (1 + (tint[3] - 1) * warm), 0.9)
         red = tone * np.array([0.92, 0.50, 0.52], np.float32) * tint[5]
         return cls(tone, hue, linear(*EYES[eyes]) * tint[4], red, marks)
 
@@ -168,8 +168,8 @@ def _nose(skin: Complexion, head: Head, at: Floats, colour: Floats) -> Floats:
     """Nostrils and the folds around the nose over ``colour`` (3, N)."""
     x, y, z = at
     off, down = np.abs(y), z + np.float32(head.nose_length)
-    wing = np.sqrt((off - head.nose_width) ** 2 + (down - 0.05) ** 2)
-    fold = step(0.06, 0.0, np.abs(wing - 0.15)) * step(-0.02, 0.03, off - head.nose_width) * (np.abs(down) < 0.2)
+    nostril = np.sqrt((off - head.nose_width) ** 2 + (down - 0.05) ** 2)
+    fold = step(0.06, 0.0, np.abs(nostril - 0.15)) * step(-0.02, 0.03, off - head.nose_width) * (np.abs(down) < 0.2)
     beside = step(0.09, 0.0, np.abs(off - head.bridge - 0.10)) * step(0.05, -0.1, z) * step(0.0, 0.15, down)
     colour = mix(colour, skin.skin * 0.55, np.maximum(fold * 0.55, beside * 0.35).astype(np.float32))
     hole = np.sqrt(((off - 0.62 * head.nose_width) / 0.055) ** 2 + ((down + 0.02 - 0.3 * head.nose_lift) / 0.035) ** 2)

@@ -1,13 +1,12 @@
 """Lamps, machines and tools, put together from proportions ``n`` and words ``w``.
 
-The front looks along +x, the left side along +y; see `zoo.world.crafts` for what the words may be.
+The front looks along +x, the left side along +y; see `zoo.world.things.crafts` for what the words may be.
 """
 
 import numpy as np
 
-from zoo.world.anatomy import turn
-from zoo.world.shapes import Maker, Numbers, Words, arch
-from zoo.world.trace import Floats
+from zoo.world.render.geometry import Floats, turn
+from zoo.world.things.maker import Maker, Numbers, Words, arch
 
 _SIDES = (1.0, -1.0)
 

@@ -1,8 +1,8 @@
 """How household objects are made: one craft a category, its proportions, its shapes and its details.
 
 The front of an object looks along +x, its left side along +y, the floor is z = 0 and the longest extent is
-about 0.9. A build function turns proportions ``n`` and words ``w`` into shapes. The slots are painted by
-`zoo.world.surface`: ``main`` bears the pattern, ``second`` and ``third`` are the object's accents.
+about 0.9. Its function turns proportions ``n`` and words ``w`` into shapes. The slots are painted by
+`zoo.world.things.finish`: ``main`` bears the pattern, ``second`` and ``third`` are the object's accents.
 """
 
 from collections.abc import Callable
@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from zoo.world.furniture import cabinet, chair, sofa, table
-from zoo.world.gadgets import bicycle, fan, lamp, stapler
-from zoo.world.kitchen import coffee_maker, kettle, mug, toaster
-from zoo.world.shapes import Maker, Numbers, Words
+from zoo.world.things.furniture import cabinet, chair, sofa, table
+from zoo.world.things.gadgets import bicycle, fan, lamp, stapler
+from zoo.world.things.kitchen import coffee_maker, kettle, mug, toaster
+from zoo.world.things.maker import Maker, Numbers, Words
 
 Ranges = dict[str, tuple[float, float]]
 Options = dict[str, tuple[str, ...]]
@@ -24,7 +24,7 @@ class Craft:
     """A category of objects.
 
     Args:
-        build: puts an object together.
+        assemble: puts an object together from proportions and words.
         ranges: range of every proportion.
         shapes: words that a family shares. details: words in which its members may differ.
         colours: material -> words for the main colour that it comes in.
@@ -33,7 +33,7 @@ class Craft:
         rise: least and largest elevation (radians).
     """
 
-    build: Callable[[Maker, Numbers, Words], None]
+    assemble: Callable[[Maker, Numbers, Words], None]
     ranges: Ranges
     shapes: Options
     details: Options

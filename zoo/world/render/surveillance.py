@@ -1,4 +1,4 @@
-"""Surveillance cameras: each hangs in a place of its own and sees it with its own faults."""
+"""Surveillance cameras: each hangs at a site of its own and has an optics, a sensor and faults of its own."""
 
 from dataclasses import dataclass, replace
 
@@ -6,26 +6,25 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ImageFilter
 
-from zoo.world.anatomy import turn
-from zoo.world.human import Build, Gait, Shape, pose_human
-from zoo.world.scenery import Prop, Surroundings, expose
-from zoo.world.texture import Noise, linear, mix, step
-from zoo.world.trace import Camera, Floats, Solids
+from zoo.world.render.geometry import Camera, Floats
+from zoo.world.render.scenery import Surroundings, expose
+from zoo.world.render.solids import Solids
+from zoo.world.render.texture import Noise, linear, mix, step
 
-PLACES = ("street", "plaza", "park", "hall", "platform", "shop")
+SITES = ("street", "plaza", "park", "hall", "platform", "shop")
 _OUTDOOR = ("street", "plaza", "park")
 _LUMA = np.array([0.25, 0.65, 0.10], np.float32)
 
 
 @dataclass(frozen=True)
-class Place(Surroundings):
-    """Ground and what is behind it, of one of `PLACES`; people stand at ``spot`` (2,): off the wall and along it."""
+class Site(Surroundings):
+    """Ground and what is behind it, of one of `SITES`; people stand at ``spot`` (2,): off the wall and along it."""
 
     spot: Floats
 
     @classmethod
-    def of(cls, kind: str, rng: np.random.Generator) -> "Place":
-        """A place with its own colours and proportions."""
+    def of(cls, kind: str, rng: np.random.Generator) -> "Site":
+        """A site with its own colours and proportions."""
         colours = tuple(
             (rng.uniform(0.25, 0.75) * np.exp(rng.normal(0, 0.22, 3))).astype(np.float32) ** 1.8 for _ in range(5)
         )
@@ -100,12 +99,12 @@ def _joints(u: Floats, v: Floats, size: float, width: float) -> Floats:
 
 
 @dataclass(frozen=True)
-class Lookout:
-    """A camera that hangs somewhere; colours (3,).
+class SurveillanceCamera:
+    """A camera that hangs at a site; colours (3,).
 
     Args:
         number: from 1.
-        lamps: kinds of light there, of `zoo.world.scenery.LIGHTS`.
+        lamps: kinds of light there, of `zoo.world.render.scenery.LIGHTS`.
         elevation: how far it looks down, in radians. distance: to the people, in metres.
         wall: azimuth that the wall behind them faces, seen from the camera. roll: how crooked it hangs.
         heading: azimuth of the camera for somebody who takes the usual way past it.
@@ -114,7 +113,7 @@ class Lookout:
     """
 
     number: int
-    place: Place
+    site: Site
     lamps: tuple[str, ...]
     elevation: float
     distance: float
@@ -128,13 +127,13 @@ class Lookout:
     vignette: float
 
     @classmethod
-    def draw(cls, number: int, kind: str, rng: np.random.Generator) -> "Lookout":
-        """A camera at a place of one of `PLACES`."""
-        place = Place.of(kind, rng)
+    def draw(cls, number: int, kind: str, rng: np.random.Generator) -> "SurveillanceCamera":
+        """A camera at a site of one of `SITES`."""
+        site = Site.of(kind, rng)
         cast, exposure = np.exp(rng.normal(0, 0.11, 3)), np.exp(rng.normal(0.12, 0.2))
         return cls(
             number=number,
-            place=place,
+            site=site,
             lamps=("noon", "shade", "evening") if kind in _OUTDOOR else ("lamp", "shade"),
             elevation=float(rng.uniform(0.06, 0.42)),
             distance=float(rng.uniform(5, 11)),
@@ -148,10 +147,10 @@ class Lookout:
             vignette=float(rng.uniform(0, 0.25)),
         )
 
-    def place_for(self, azimuth: float, rng: np.random.Generator) -> Place:
-        """The place behind somebody who stands somewhere in it and whom the camera sees at ``azimuth``."""
+    def site_behind(self, azimuth: float, rng: np.random.Generator) -> Site:
+        """The site behind a person who stands somewhere in it and whom the camera sees at ``azimuth``."""
         spot = np.array([rng.uniform(1.0, 4.0), rng.uniform(-8, 8)], np.float32)
-        return replace(self.place, facing=azimuth + self.wall, far=float(spot[0]), spot=spot)
+        return replace(self.site, facing=azimuth + self.wall, far=float(spot[0]), spot=spot)
 
     def frame(self, figure: Solids, azimuth: float, rng: np.random.Generator) -> Camera:
         """The view in a detector's box around a figure: a bit loose, off its centre, at times cutting it."""
@@ -181,65 +180,3 @@ class Lookout:
             picture = picture.filter(ImageFilter.GaussianBlur(float(blur)))
         noise = rng.standard_normal((*shape, 3), np.float32) * np.float32(self.noise * rng.uniform(0.7, 1.3))
         return (np.asarray(picture, np.float32) + noise + 0.5).clip(0, 255).astype(np.uint8)
-
-
-@dataclass(frozen=True)
-class Passerby(Prop):
-    """Somebody else, coloured by height alone.
-
-    Args:
-        tall: height. bottom, skin, hair: colours (3,); the first colour is that of the top.
-    """
-
-    tall: float
-    bottom: Floats
-    skin: Floats
-    hair: Floats
-
-    def colour(self, points: Floats) -> Floats:
-        """Colour (3, N) at points (3, N)."""
-        up = points[2] / np.float32(self.tall)
-        colour = np.repeat(self.first[:, None], len(up), 1)
-        for worn, low, high in (
-            (self.bottom, 0, 0.5),
-            (self.second, 0, 0.04),
-            (self.skin, 0.83, 1),
-            (self.hair, 0.94, 1),
-        ):
-            colour = mix(colour, worn, ((up >= low) & (up < high)).astype(np.float32))
-        return colour
-
-
-OBSTACLES = ("pole", "bollard", "bush", "passerby")
-
-
-def obstacle(kind: str, place: Floats, rng: np.random.Generator) -> Prop:
-    """A prop of one of `OBSTACLES` that stands on the ground at ``place`` (2,)."""
-    size, level = float(rng.uniform(0.85, 1.2)), float(rng.uniform(40, 170))
-    if kind == "passerby":
-        return _passerby(place, rng)
-    if kind == "bush":
-        places, radii = rng.uniform([-0.25, -0.25, 0.1], [0.25, 0.25, 0.45], (6, 3)), np.full((6, 3), 0.17)
-        first = linear(level * 0.5, level * 0.5 + 40, level * 0.2 + 20)
-    else:
-        tall, wide, middle = {"pole": (4.0, 0.05, 1.5), "bollard": (0.75, 0.08, 0.1)}[kind]
-        places, radii = np.array([[0.0, 0.0, middle]]), np.array([[wide, wide, tall]])
-        first = linear(*(level + rng.normal(0, 14, 3)).clip(20, 220))
-    centre = (places * size + [*place, 0.0]).astype(np.float32)
-    count = len(centre)
-    axes = np.repeat(np.eye(3, dtype=np.float32)[None], count, 0)
-    solids = Solids(centre, axes, (radii * size).astype(np.float32), np.zeros(count, np.float32))
-    return Prop(solids, first, first * np.float32(rng.uniform(0.6, 1.5)), float(rng.uniform(0, 12)))
-
-
-def _passerby(place: Floats, rng: np.random.Generator) -> Passerby:
-    """Somebody who walks by at ``place`` (2,)."""
-    tall, way = float(rng.uniform(1.55, 1.9)), turn(yaw=float(rng.uniform(0, 2 * np.pi)))
-    build = Build(tall, float(rng.uniform(0.85, 1.3)), 1.0, 0.52, 1.0)
-    gait = Gait(phase=float(rng.uniform(0, 2 * np.pi)), stride=0.35, swing=0.3, elbows=(0.2, 0.2))
-    solids = pose_human(build, Shape(top=0.008, leg=0.008), gait).solids
-    centre = np.einsum("ij,sj->si", way, solids.centre) + np.array([*place, 0.0], np.float32)
-    axes = np.einsum("ij,sjk->sik", way, solids.axes)
-    top, bottom, shoes, hair = (linear(*(rng.uniform(30, 190) + rng.normal(0, 16, 3)).clip(15, 220)) for _ in range(4))
-    skin = linear(*(np.array((226, 180, 146)) * rng.uniform(0.4, 1.05)))
-    return Passerby(Solids(centre, axes, solids.radii, solids.taper), top, shoes, 0.0, tall, bottom, skin, hair * 0.4)

@@ -5,7 +5,7 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from zoo.world.trace import Floats
+from zoo.world.render.geometry import Floats
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from zoo.world.anatomy import Builder, Figure, turn
-from zoo.world.trace import Floats
+from zoo.world.bodies.anatomy import Builder, Figure
+from zoo.world.render.geometry import Floats, turn
 
 # Heights of joints in units of the person's height; legs move that of the hips.
 _SHOULDER, _HEAD, _KNEE, _ANKLE = 0.805, 0.925, 0.52, 0.045

@@ -1,12 +1,12 @@
 """What stands in a kitchen, put together from proportions ``n`` and words ``w``.
 
-The front looks along +x, the left side along +y; see `zoo.world.crafts` for what the words may be.
+The front looks along +x, the left side along +y; see `zoo.world.things.crafts` for what the words may be.
 """
 
 import numpy as np
 
-from zoo.world.anatomy import turn
-from zoo.world.shapes import Maker, Numbers, Words, arch
+from zoo.world.render.geometry import turn
+from zoo.world.things.maker import Maker, Numbers, Words, arch
 
 _SIDES = (1.0, -1.0)
 
@@ -143,14 +143,14 @@ def coffee_maker(make: Maker, n: Numbers, w: Words) -> None:
     make.box("main", (0.0, 0, tall - head / 2), (deep * 0.96, wide, head / 2), edge=edge)
     if w["lid"] != "plain":
         make.box("second" if w["lid"] == "accent" else "dark", (0, 0, tall + 0.012), (deep * 0.85, wide * 0.85, 0.014))
-    room = tall - base - head
+    space = tall - base - head
     r, x = min(wide, deep - thick * 0.7) * n["jug"], thick * 0.75
     make.shell("dark", [(r * 1.05, base), (r * 1.05, base + 0.012), (0, base + 0.013)], (x, 0, 0))
     jug = {"round": [(0.8, 0), (1.0, 0.25), (1.0, 0.5), (0.72, 0.82), (0.72, 0.9)],
            "cone": [(1.0, 0), (0.95, 0.2), (0.7, 0.8), (0.7, 0.9)],
            "can": [(0.88, 0), (0.9, 0.3), (0.9, 0.8), (0.75, 0.9)]}[w["jug"]]  # fmt: skip
-    profile = [(r * s, base + 0.015 + room * 0.9 * z) for s, z in jug]
-    level = base + room * n["level"]
+    profile = [(r * s, base + 0.015 + space * 0.9 * z) for s, z in jug]
+    level = base + space * n["level"]
     glass = "steel" if w["pot"] == "steel" else "glass"
     make.shell(glass, profile, (x, 0, 0))
     if glass == "glass":
@@ -161,7 +161,7 @@ def coffee_maker(make: Maker, n: Numbers, w: Words) -> None:
     make.shell("third", cap, (x, 0, 0))
     side = {"left": 1.0, "right": -1.0}[w["grip"]]
     bar = [(r * 0.8, 0.82), (r * 1.45, 0.8), (r * 1.4, 0.35), (r * 0.9, 0.25)]
-    points = [(x + 0.55 * a, side * 0.84 * a, base + room * 0.9 * z) for a, z in bar]
+    points = [(x + 0.55 * a, side * 0.84 * a, base + space * 0.9 * z) for a, z in bar]
     make.rod("third", points, 0.024, bend=2)
     for k in range(int(w["buttons"])):
         y = (k - (int(w["buttons"]) - 1) / 2) * 0.1

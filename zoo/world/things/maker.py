@@ -1,7 +1,6 @@
-"""Shapes that are made by hand or machine: boxes, rods, balls and turned shells.
+"""Assembles objects, shape by shape: boxes, rods, balls and turned shells.
 
-Unlike the melting solids of `zoo.world.trace` these keep their edges; `zoo.world.sight` says where rays meet
-them. A turned shell is a profile that revolves about its own z axis; it is thin and has an inside, and it may
+A turned shell is a profile that revolves about its own z axis; it is thin and has an inside, and it may
 be pierced like a grille.
 """
 
@@ -10,14 +9,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from zoo.world.anatomy import turn
-from zoo.world.trace import Floats, Ints, Solids
+from zoo.world.render.geometry import Floats, turn
+from zoo.world.render.shapes import BALL, BAND, BOX, RING, ROD, Shapes
+from zoo.world.render.solids import Solids
 
 Numbers = dict[str, float]
 Words = dict[str, str]
-Place = Sequence[float] | Floats  # (3,)
+Point = Sequence[float] | Floats  # (3,)
 
-BOX, BALL, ROD, BAND, RING = range(5)
 _SIZES = 10  # numbers that describe an element, see `Maker`
 _SMOOTH = 0.6  # neighbouring bands whose normals' cosine is above this look like one bent sheet
 
@@ -27,42 +26,9 @@ def arch(points: int, start: float, end: float) -> list[tuple[float, float]]:
     return [(float(np.cos(a)), float(np.sin(a))) for a in np.linspace(start, end, points)]
 
 
-@dataclass(frozen=True)
-class Figure:
-    """E elements; in an element's own frame it has a standard position.
-
-    Args:
-        kind: `BOX`, `BALL`, `ROD`, `BAND` (side of a cone) or `RING` (flat), (E,).
-        centre: (E, 3). axes: columns are the own axes, orthogonal, perhaps scaled, (E, 3, 3).
-        size: what else describes an element, (E, 10), see `Maker`.
-        low, high: corners of a box around it in its own frame, (E, 3).
-        slot: number of the slot in ``slots`` that gives its colour, (E,).
-        canvas: height of the middle, height and radius of the surface that a print wraps around, (E, 3).
-        slots: names, e.g. ``main``.
-        proxies: ellipsoids that cast about the same shadow.
-    """
-
-    kind: Ints
-    centre: Floats
-    axes: Floats
-    size: Floats
-    low: Floats
-    high: Floats
-    slot: Ints
-    canvas: Floats
-    slots: tuple[str, ...]
-    proxies: Solids
-
-    def corners(self) -> Floats:
-        """Corners of the boxes around the elements, in the world: (E, 8, 3)."""
-        picks = np.array([[i, j, k] for i in (0, 1) for j in (0, 1) for k in (0, 1)])
-        local = np.where(picks[None] == 0, self.low[:, None], self.high[:, None])
-        return np.einsum("eij,ekj->eki", self.axes, local) + self.centre[:, None]
-
-
 @dataclass
 class Maker:
-    """Puts a figure together, shape by shape; lengths are in world units, the floor is z = 0.
+    """Puts an object together, shape by shape; lengths are in world units, the floor is z = 0.
 
     Sizes of the elements: box: half lengths, radius of the edges; rod: half length, radius; band: radius and
     height of its lower and upper end, normal (outward, up) at both ends, spokes and rings of its grille; ring:
@@ -85,7 +51,7 @@ class Maker:
         self.shadows.append((np.asarray(centre, np.float32), axes, np.asarray(radii, np.float32)))
 
     def box(
-        self, slot: str, centre: Place, half: tuple[float, float, float], edge: float = 0.012,
+        self, slot: str, centre: Point, half: tuple[float, float, float], edge: float = 0.012,
         axes: Floats | None = None,
     ) -> None:  # fmt: skip
         """A box with rounded edges."""
@@ -96,7 +62,7 @@ class Maker:
         self._shadow(np.array(centre), axes, reach * 1.18)
 
     def ball(
-        self, slot: str, centre: Place, radii: tuple[float, float, float],
+        self, slot: str, centre: Point, radii: tuple[float, float, float],
         axes: Floats | None = None,
     ) -> None:  # fmt: skip
         """An ellipsoid."""
@@ -107,7 +73,7 @@ class Maker:
         self._shadow(np.array(centre), axes, np.array(radii))
 
     def rod(
-        self, slot: str, points: Sequence[Place], radius: float | list[float], bend: int = 0
+        self, slot: str, points: Sequence[Point], radius: float | list[float], bend: int = 0
     ) -> None:  # fmt: skip
         """A round bar along ``points``, with one radius or one for each point; its corners are cut ``bend`` times."""
         radii = [radius] * len(points) if isinstance(radius, float | int) else radius
@@ -128,7 +94,7 @@ class Maker:
                 self._shadow((a + b) / 2, axes, reach)
 
     def shell(
-        self, slot: str, profile: list[tuple[float, float]], centre: Place = (0.0, 0.0, 0.0),
+        self, slot: str, profile: list[tuple[float, float]], centre: Point = (0.0, 0.0, 0.0),
         axes: Floats | None = None, grille: tuple[int, int] = (0, 0), casts: bool = True,
     ) -> None:  # fmt: skip
         """Revolves a profile of (radius, height) about z.
@@ -165,13 +131,13 @@ class Maker:
             radii = np.array([canvas[2], canvas[2], max(height / 2 * 1.1, 0.01)]) * stretch
             self._shadow(middle, (axes / stretch).astype(np.float32), radii)
 
-    def figure(self) -> Figure:
-        """The finished figure."""
+    def shapes(self) -> Shapes:
+        """The finished object."""
         kind, centre, axes, size, low, high, slot, canvas = zip(*self.rows, strict=True)
         where, frames, radii = zip(*self.shadows, strict=True)
         slots = tuple(sorted(set(slot)))
         solids = Solids(np.stack(where), np.stack(frames), np.stack(radii), np.zeros(len(where), np.float32))
-        return Figure(
+        return Shapes(
             np.array(kind), np.stack(centre), np.stack(axes).astype(np.float32), np.array(size, np.float32),
             np.stack(low), np.stack(high), np.array([slots.index(name) for name in slot]),
             np.array(canvas, np.float32), slots, solids,

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from zoo.world.anatomy import Figure, turn
-from zoo.world.trace import Floats, Solids
+from zoo.world.bodies.anatomy import Figure
+from zoo.world.render.geometry import Floats, turn
+from zoo.world.render.solids import Solids
 
 SCALE = 0.5
 EYE_LEVEL = 1.55
@@ -45,7 +46,7 @@ class Head:
         jaw: distance of the jaw's corners from the middle, in widths. chin: its half width. chin_out: its reach.
         cheek: radius of the cheekbones. cheek_height: their place.
         brow_ridge: how far the bone above the eyes stands out.
-        nose_length: from the eyes down. nose_width: half the distance of the wings. nose_out: reach of the tip.
+        nose_length: from the eyes down. nose_width: half the distance of the nostrils. nose_out: reach of the tip.
         bridge: radius of the nose between the eyes. nose_lift: how far the tip points up.
         eye_gap: half the distance of the eyes. eye_width, eye_height: half lengths of their openings.
         eye_slant: outer corner raised (radians). iris: its size, as a share of what the opening would show.
@@ -155,7 +156,7 @@ class Bust:
         return np.stack([a[0, k] * x + a[1, k] * y + a[2, k] * z for k in range(3)])
 
 
-class _Builder:
+class _BustBuilder:
     """Collects solids part by part; what is added to the head moves with it."""
 
     def __init__(self, mood: Mood) -> None:
@@ -200,98 +201,98 @@ _SIDES = (1.0, -1.0)  # left, right
 _DOWN = turn(tilt=np.pi)  # third axis down, so that a taper narrows the chin's end
 
 
-def _face(build: _Builder, head: Head, mood: Mood) -> None:
+def _face(builder: _BustBuilder, head: Head, mood: Mood) -> None:
     """Skull, jaw, chin, cheeks and what is in the middle of the face."""
     w, long = head.width, head.length
     drop = 0.16 * mood.open
-    build.ball("skull", (-0.15, 0, 0.32), (1.02, w, 0.95 * head.crown))
+    builder.ball("skull", (-0.15, 0, 0.32), (1.02, w, 0.95 * head.crown))
     narrow = 0.42 - 0.5 * (head.jaw - 0.42)
-    build.ball("face", (0.12, 0, -0.28 * long), (0.72, 0.86 * w, 0.72 * long), _DOWN, narrow)
-    build.ball("chin", (0.48 + head.chin_out, 0, -0.84 * long - drop), (0.24, head.chin, 0.21))
-    build.ball("muzzle", (0.58, 0, head.mouth - drop / 2), (0.25, 0.36, 0.28))
+    builder.ball("face", (0.12, 0, -0.28 * long), (0.72, 0.86 * w, 0.72 * long), _DOWN, narrow)
+    builder.ball("chin", (0.48 + head.chin_out, 0, -0.84 * long - drop), (0.24, head.chin, 0.21))
+    builder.ball("muzzle", (0.58, 0, head.mouth - drop / 2), (0.25, 0.36, 0.28))
     raised = 0.06 * max(mood.smile, 0)
     for side in _SIDES:
-        build.ball("jaw", (0.08, side * head.jaw * w * 0.62, -0.54 * long - drop / 2), (0.42, 0.26, 0.38))
+        builder.ball("jaw", (0.08, side * head.jaw * w * 0.62, -0.54 * long - drop / 2), (0.42, 0.26, 0.38))
         r = head.cheek
-        build.ball("cheek", (0.45 + raised / 2, side * 0.46 * w, head.cheek_height + raised), (r, r * 1.1, r))
-        build.ball("eye", (0.58 + head.eye_bulge, side * head.eye_gap, 0), (0.24, 0.26, 0.24))
+        builder.ball("cheek", (0.45 + raised / 2, side * 0.46 * w, head.cheek_height + raised), (r, r * 1.1, r))
+        builder.ball("eye", (0.58 + head.eye_bulge, side * head.eye_gap, 0), (0.24, 0.26, 0.24))
         if head.brow_ridge > 0:
-            build.ball("brow", (0.68 + head.brow_ridge, side * 0.34, 0.30), (0.12, 0.26, 0.08))
-        build.ball("nose", (0.74, side * head.nose_width, -head.nose_length + 0.05), (0.13, 0.10, 0.09))
+            builder.ball("brow", (0.68 + head.brow_ridge, side * 0.34, 0.30), (0.12, 0.26, 0.08))
+        builder.ball("nose", (0.74, side * head.nose_width, -head.nose_length + 0.05), (0.13, 0.10, 0.09))
         size = head.ear
         lean = turn(yaw=-side * head.ear_off, tilt=-side * 0.15)
-        build.ball("ear", (-0.08, side * (w + 0.02 + 0.12 * head.ear_off), -0.08), (0.62 * size, 0.07, size), lean)
+        builder.ball("ear", (-0.08, side * (w + 0.02 + 0.12 * head.ear_off), -0.08), (0.62 * size, 0.07, size), lean)
     tip = np.array([0.76 + head.nose_out, -head.nose_length + 0.08 + head.nose_lift])
     root = np.array([0.74 + head.bridge * 0.6, 0.02])
     middle, along = (tip + root) / 2, tip - root
     length = float(np.sqrt((along * along).sum()))
     lean = turn(nod=float(np.arctan2(along[0], along[1])))
-    build.ball(
+    builder.ball(
         "nose", (middle[0], 0, middle[1]), (head.bridge + 0.02, head.bridge + 0.02, length / 2 + 0.06), lean, -0.3
     )
-    build.ball("nose", (tip[0] - 0.06, 0, tip[1]), (0.14, 0.09 + 0.35 * head.nose_width, 0.12))
+    builder.ball("nose", (tip[0] - 0.06, 0, tip[1]), (0.14, 0.09 + 0.35 * head.nose_width, 0.12))
 
 
-def _hair(build: _Builder, head: Head, dress: Dress) -> None:
+def _hair(builder: _BustBuilder, head: Head, dress: Dress) -> None:
     """The hair's volume; under a hat only what hangs out of it."""
     w, crown, thick, free = head.width, head.crown, 0.04 + 0.10 * dress.volume, dress.hat == "none"
     if dress.style in ("short", "spiky", "curly", "bob", "long", "bun"):
-        build.ball("cap", (-0.22, 0, 0.40), (1.05 + thick, w + 0.03 + thick, 0.95 * crown + thick))
+        builder.ball("cap", (-0.22, 0, 0.40), (1.05 + thick, w + 0.03 + thick, 0.95 * crown + thick))
     if dress.style in ("bob", "long"):
         reach = 0.78 if dress.style == "bob" else 1.35
         for side in _SIDES:
-            build.ball("lock", (-0.18, side * (w + 0.02), 0.25 - reach), (0.40, 0.16 + thick, reach))
-        build.ball("lock", (-0.78, 0, 0.25 - reach), (0.36, 0.85 * w, reach))
+            builder.ball("lock", (-0.18, side * (w + 0.02), 0.25 - reach), (0.40, 0.16 + thick, reach))
+        builder.ball("lock", (-0.78, 0, 0.25 - reach), (0.36, 0.85 * w, reach))
     if not free:
         return
     top = 0.32 + 0.95 * crown
     if dress.style == "afro":
         r = 1.12 + 0.25 * dress.volume
-        build.ball("cap", (-0.32, 0, 0.58), (r, r + 0.06, r))
+        builder.ball("cap", (-0.32, 0, 0.58), (r, r + 0.06, r))
     elif dress.style == "bun":
-        build.ball("lock", (-0.45, 0, top + 0.22), (0.36, 0.40, 0.34))
+        builder.ball("lock", (-0.45, 0, top + 0.22), (0.36, 0.40, 0.34))
     elif dress.style == "mohawk":
         for x, z in ((0.42, -0.12), (-0.10, 0.08), (-0.62, -0.06)):
-            build.ball("lock", (x, 0, top + z), (0.36, 0.14, 0.30 + 0.2 * dress.volume))
+            builder.ball("lock", (x, 0, top + z), (0.36, 0.14, 0.30 + 0.2 * dress.volume))
     elif dress.style == "spiky":
         for x, y in ((0.45, -0.34), (0.45, 0.34), (0.2, 0), (-0.2, -0.5), (-0.2, 0.5)):
             rise = float(np.sqrt(max(1 - x * x - y * y, 0))) * 0.9
             lean = turn(nod=x * 0.7, tilt=-y)
-            build.ball("lock", (x, y, 0.40 + rise * crown), (0.2, 0.2, 0.42 + 0.2 * dress.volume), lean, 0.75)
+            builder.ball("lock", (x, y, 0.40 + rise * crown), (0.2, 0.2, 0.42 + 0.2 * dress.volume), lean, 0.75)
     elif dress.style == "curly":
         for k in range(7):
             turned, high = (k - 3) * 0.62, 0.75 + 0.35 * (k % 2)
             x, y = 0.62 * np.cos(turned) - 0.1, 0.82 * w * np.sin(turned)
-            build.ball("lock", (x, y, high * crown + 0.05), (0.34, 0.34, 0.32))
+            builder.ball("lock", (x, y, high * crown + 0.05), (0.34, 0.34, 0.32))
 
 
-def _hat(build: _Builder, head: Head, dress: Dress) -> None:
+def _hat(builder: _BustBuilder, head: Head, dress: Dress) -> None:
     """A hat of the dress's kind."""
     w, crown = head.width, head.crown
     if dress.hat == "cap":
-        build.ball("hat", (-0.20, 0, 0.76), (1.16, w + 0.17, 0.70 * crown), turn(nod=-0.08))
-        build.ball("brim", (0.98, 0, 0.66), (0.72, 0.72, 0.07), turn(nod=0.12))
+        builder.ball("hat", (-0.20, 0, 0.76), (1.16, w + 0.17, 0.70 * crown), turn(nod=-0.08))
+        builder.ball("brim", (0.98, 0, 0.66), (0.72, 0.72, 0.07), turn(nod=0.12))
     elif dress.hat == "beanie":
-        build.ball("hat", (-0.24, 0, 0.58), (1.16, w + 0.18, 0.98 * crown), turn(nod=-0.22))
-        build.ball("brim", (-0.24, 0, 0.58), (1.22, w + 0.24, 0.20), turn(nod=-0.22))
+        builder.ball("hat", (-0.24, 0, 0.58), (1.16, w + 0.18, 0.98 * crown), turn(nod=-0.22))
+        builder.ball("brim", (-0.24, 0, 0.58), (1.22, w + 0.24, 0.20), turn(nod=-0.22))
     elif dress.hat == "brimmed":
-        build.ball("hat", (-0.20, 0, 0.96), (1.14, w + 0.16, 0.62 * crown), turn(nod=-0.10))
-        build.ball("brim", (-0.14, 0, 0.76), (1.72, w + 0.78, 0.08), turn(nod=-0.10))
+        builder.ball("hat", (-0.20, 0, 0.96), (1.14, w + 0.16, 0.62 * crown), turn(nod=-0.10))
+        builder.ball("brim", (-0.14, 0, 0.76), (1.72, w + 0.78, 0.08), turn(nod=-0.10))
 
 
-def _shoulders(build: _Builder, head: Head, dress: Dress) -> None:
+def _shoulders(builder: _BustBuilder, head: Head, dress: Dress) -> None:
     """A neck that follows the head, shoulders, and a scarf around the neck."""
-    top, root = build.centre + build.axes @ np.array([-0.22, 0, -0.8]), np.array([-0.35, 0, -1.9])
+    top, root = builder.centre + builder.axes @ np.array([-0.22, 0, -0.8]), np.array([-0.35, 0, -1.9])
     up = (top - root) / np.sqrt(((top - root) ** 2).sum())
     left = np.array([0, 1.0, 0]) - up[1] * up
     left /= np.sqrt((left * left).sum())
     axes = np.stack([np.cross(left, up), left, up], axis=1)
-    build.body("neck", (top + root) / 2, (0.50, 0.56 * head.width, 0.95), axes)
-    build.body("shirt", np.array([-0.35, 0, -2.75]), (0.74, 1.25, 1.0))
+    builder.body("neck", (top + root) / 2, (0.50, 0.56 * head.width, 0.95), axes)
+    builder.body("shirt", np.array([-0.35, 0, -2.75]), (0.74, 1.25, 1.0))
     for side in _SIDES:
-        build.body("shirt", np.array([-0.40, side * 1.05, -2.25]), (0.54, 0.80, 0.50), turn(tilt=-side * 0.40))
+        builder.body("shirt", np.array([-0.40, side * 1.05, -2.25]), (0.54, 0.80, 0.50), turn(tilt=-side * 0.40))
     if dress.scarf:
-        build.body("scarf", np.array([-0.22, 0, -1.50]), (0.90, 0.96, 0.40), turn(nod=0.1))
+        builder.body("scarf", np.array([-0.22, 0, -1.50]), (0.90, 0.96, 0.40), turn(nod=0.1))
 
 
 def build_bust(head: Head, dress: Dress, mood: Mood) -> Bust:
@@ -300,18 +301,20 @@ def build_bust(head: Head, dress: Dress, mood: Mood) -> Bust:
     Parts: skull, face, chin, muzzle, jaw, cheek, eye, brow, nose, ear (skin); cap, lock, beard (hair); hat, brim;
     lens; neck; shirt; scarf.
     """
-    build = _Builder(mood)
-    _face(build, head, mood)
-    _hair(build, head, dress)
-    _hat(build, head, dress)
+    builder = _BustBuilder(mood)
+    _face(builder, head, mood)
+    _hair(builder, head, dress)
+    _hat(builder, head, dress)
     drop = 0.16 * mood.open
     if dress.beard == "full":
-        build.ball("beard", (0.30, 0, -0.92 * head.length - drop), (0.46, 0.62 * head.width, 0.34))
+        builder.ball("beard", (0.30, 0, -0.92 * head.length - drop), (0.46, 0.62 * head.width, 0.34))
     elif dress.beard == "goatee":
-        build.ball("beard", (0.58 + head.chin_out, 0, -0.98 * head.length - drop), (0.17, 0.20, 0.24))
+        builder.ball("beard", (0.58 + head.chin_out, 0, -0.98 * head.length - drop), (0.17, 0.20, 0.24))
     if dress.shades:
         for side in _SIDES:
             lean = turn(yaw=side * 0.28, nod=0.06)
-            build.ball("lens", (0.90 + 0.8 * head.eye_bulge, side * (head.eye_gap + 0.01), 0), (0.05, 0.33, 0.26), lean)
-    _shoulders(build, head, dress)
-    return Bust(build.figure(), head)
+            builder.ball(
+                "lens", (0.90 + 0.8 * head.eye_bulge, side * (head.eye_gap + 0.01), 0), (0.05, 0.33, 0.26), lean
+            )
+    _shoulders(builder, head, dress)
+    return Bust(builder.figure(), head)

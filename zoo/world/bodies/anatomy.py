@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from zoo.world.trace import Floats, Solids
+from zoo.world.render.geometry import Floats, turn
+from zoo.world.render.solids import Solids
 
 
 @dataclass(frozen=True)
@@ -89,16 +90,6 @@ class Figure:
         return Solids(self.solids.centre[of], self.solids.axes[of], self.solids.radii[of], self.solids.taper[of])
 
 
-def turn(yaw: float = 0.0, nod: float = 0.0, tilt: float = 0.0) -> Floats:
-    """Rotation about z (yaw), then y (nod, forward end down), then x (tilt): (3, 3)."""
-    a, b, c = (np.cos(v) for v in (yaw, nod, tilt))
-    d, e, f = (np.sin(v) for v in (yaw, nod, tilt))
-    about_z = np.array([[a, -d, 0], [d, a, 0], [0, 0, 1]])
-    about_y = np.array([[b, 0, e], [0, 1, 0], [-e, 0, b]])
-    about_x = np.array([[1, 0, 0], [0, c, -f], [0, f, c]])
-    return (about_z @ about_y @ about_x).astype(np.float32)
-
-
 def _cross(a: Floats, b: Floats) -> Floats:
     """Cross product of two vectors (3,); np.cross takes ten times as long for a single pair."""
     return np.array([a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]])
@@ -133,7 +124,7 @@ class Builder:
         return Solids(np.stack(centre), np.stack(axes), np.array(radii, np.float32), np.array(taper, np.float32))
 
 
-def _leg(build: Builder, name: str, joint: Floats, paw: Floats, length: float, bone: float, knee: float) -> None:
+def _leg(builder: Builder, name: str, joint: Floats, paw: Floats, length: float, bone: float, knee: float) -> None:
     """Two segments and a paw; the knee bends forward (``knee`` = 1) or backward (-1)."""
     reach = paw - joint
     distance = min(float(np.sqrt((reach * reach).sum())), length)
@@ -142,14 +133,14 @@ def _leg(build: Builder, name: str, joint: Floats, paw: Floats, length: float, b
     ahead = -ahead / (np.sqrt((ahead * ahead).sum()) + 1e-6)
     middle = joint + reach / 2 + ahead * bend
     middle[2] = max(middle[2], bone)
-    build.limb(name, joint, middle, bone * 1.25, taper=0.15)
-    build.limb(name, middle, paw, bone, taper=0.1)
+    builder.limb(name, joint, middle, bone * 1.25, taper=0.15)
+    builder.limb(name, middle, paw, bone, taper=0.1)
     foot = paw + np.array([bone * 0.6, 0, 0])
     foot[2] = bone * 0.75
-    build.ball(name, foot, np.eye(3), (bone * 1.55, bone * 1.15, bone * 0.8))
+    builder.ball(name, foot, np.eye(3), (bone * 1.55, bone * 1.15, bone * 0.8))
 
 
-def _legs(build: Builder, body: Body, pose: Pose, hips: Floats, shoulders: Floats) -> None:
+def _legs(builder: Builder, body: Body, pose: Pose, hips: Floats, shoulders: Floats) -> None:
     """Four legs down to the ground, and thighs."""
     seated = pose.kind in ("sitting", "lying")
     length = body.leg * 1.06
@@ -159,18 +150,18 @@ def _legs(build: Builder, body: Body, pose: Pose, hips: Floats, shoulders: Float
         paw = np.array([front[0] + 0.02 + swing, front[1], body.bone])
         if pose.kind == "lying":
             paw[0] += body.leg * 0.8
-        _leg(build, f"front_{name}", front, paw, max(length - body.girth * 0.25, 0.1), body.bone, -1.0)
+        _leg(builder, f"front_{name}", front, paw, max(length - body.girth * 0.25, 0.1), body.bone, -1.0)
         rear = hips + np.array([-0.02, side * body.girth * 0.62, -body.girth * 0.15])
         paw = np.array([rear[0] - 0.03 - swing, rear[1], body.bone])
         if seated:
             paw += np.array([body.leg * 0.75, side * body.girth * 0.35, 0])
-        _leg(build, f"rear_{name}", rear, paw, length, body.bone, 1.0)
+        _leg(builder, f"rear_{name}", rear, paw, length, body.bone, 1.0)
         thigh = rear + np.array([0.02, 0, -0.02]) * (1 + seated)
         radius = body.girth * (0.72 if seated else 0.62)
-        build.ball("trunk", thigh, np.eye(3), (radius * 1.05, radius * 0.55, radius))
+        builder.ball("trunk", thigh, np.eye(3), (radius * 1.05, radius * 0.55, radius))
 
 
-def _ears(build: Builder, body: Body, pose: Pose, centre: Floats, axes: Floats) -> None:
+def _ears(builder: Builder, body: Body, pose: Pose, centre: Floats, axes: Floats) -> None:
     """Two ears of the body's kind on a skull."""
     r, long = body.head, body.ear * body.head
     root: Floats
@@ -197,29 +188,29 @@ def _ears(build: Builder, body: Body, pose: Pose, centre: Floats, axes: Floats) 
             lean = turn(yaw=side * 0.35, tilt=-side * (0.30 + 0.4 * pose.ears))
             radii, taper = (0.17 * long, 0.36 * long, 0.62 * long), 0.75
             where = root + lean @ np.array([0, 0, 0.35 * long])
-        build.ball(name, centre + axes @ where, axes @ lean, radii, taper)
+        builder.ball(name, centre + axes @ where, axes @ lean, radii, taper)
 
 
-def _head(build: Builder, body: Body, pose: Pose, shoulders: Floats) -> tuple[Floats, Floats]:
+def _head(builder: Builder, body: Body, pose: Pose, shoulders: Floats) -> tuple[Floats, Floats]:
     """Neck, skull, muzzle, cheeks, ears; returns the head's centre and axes."""
     up = {"sitting": 1.25, "lying": 0.95}.get(pose.kind, 0.95)
     lean = np.array([np.cos(up), 0, np.sin(up)]) * body.neck
     centre = shoulders + lean + np.array([0.06, 0, 0.02])
     axes = turn(pose.yaw, pose.nod, pose.tilt)
     r = body.head
-    build.limb("trunk", shoulders, centre - np.array([0.25 * r, 0, 0.2 * r]), body.girth * 0.66, over=0.2)
-    build.ball("head", centre, axes, (r * 0.98, r * 1.04, r * 0.94))
+    builder.limb("trunk", shoulders, centre - np.array([0.25 * r, 0, 0.2 * r]), body.girth * 0.66, over=0.2)
+    builder.ball("head", centre, axes, (r * 0.98, r * 1.04, r * 0.94))
     nose = np.array([0.80 + body.muzzle / 2, 0, -0.30]) * r
-    build.ball("muzzle", centre + axes @ nose, axes, (r * (0.28 + body.muzzle / 2), r * body.jaw, r * body.jaw * 0.8))
+    builder.ball("muzzle", centre + axes @ nose, axes, (r * (0.28 + body.muzzle / 2), r * body.jaw, r * body.jaw * 0.8))
     for side in (1.0, -1.0):
         spot = np.array([0.35, side * 0.58, -0.34]) * r
         size = r * body.cheek
-        build.ball("head", centre + axes @ spot, axes, (size, size, size * 0.85))
-    _ears(build, body, pose, centre, axes)
+        builder.ball("head", centre + axes @ spot, axes, (size, size, size * 0.85))
+    _ears(builder, body, pose, centre, axes)
     return centre.astype(np.float32), axes
 
 
-def _tail(build: Builder, body: Body, pose: Pose, root: Floats) -> None:
+def _tail(builder: Builder, body: Body, pose: Pose, root: Floats) -> None:
     """A chain of four links, straight back at rest."""
     at = np.asarray(root, np.float64)
     for k in range(4):
@@ -229,14 +220,14 @@ def _tail(build: Builder, body: Body, pose: Pose, root: Floats) -> None:
         end = at + step * body.tail / 4
         thick = body.brush * (1.0 + (0.5 - abs(k - 1.5) / 3) * (body.brush > 0.07))
         end[2] = max(end[2], thick * 0.8)
-        build.limb("tail", at, end, thick, over=0.8)
+        builder.limb("tail", at, end, thick, over=0.8)
         at = end
 
 
 def pose_body(body: Body, pose: Pose | None = None) -> Figure:
     """Builds the solids of ``body`` in ``pose`` (default: at rest)."""
     pose = pose or Pose()
-    build = Builder()
+    builder = Builder()
     pitch = {"sitting": 0.85}.get(pose.kind, 0.0)
     height = body.leg + body.girth * 0.25
     if pose.kind in ("sitting", "lying"):
@@ -245,15 +236,15 @@ def pose_body(body: Body, pose: Pose | None = None) -> Figure:
     shoulders = hips + body.trunk * np.array([np.cos(pitch), 0, np.sin(pitch)])
     axes = turn(nod=-pitch)
     g, length = body.girth, body.trunk
-    build.ball("trunk", shoulders, axes, (g * 1.15, g * 0.98, g * 1.05))
-    build.ball(
+    builder.ball("trunk", shoulders, axes, (g * 1.15, g * 0.98, g * 1.05))
+    builder.ball(
         "trunk",
         (hips + shoulders) / 2 - axes @ np.array([0, 0, 0.03]),
         axes,
         (length * 0.55, g * 0.92, g * 0.95),
     )
-    build.ball("trunk", hips, axes, (g * 1.12, g * 0.95, g))
-    _legs(build, body, pose, hips, shoulders)
-    centre, head_axes = _head(build, body, pose, shoulders)
-    _tail(build, body, pose, hips + axes @ np.array([-g * 0.9, 0, g * 0.35]))
-    return Figure(build.solids(), tuple(build.parts), centre, head_axes)
+    builder.ball("trunk", hips, axes, (g * 1.12, g * 0.95, g))
+    _legs(builder, body, pose, hips, shoulders)
+    centre, head_axes = _head(builder, body, pose, shoulders)
+    _tail(builder, body, pose, hips + axes @ np.array([-g * 0.9, 0, g * 0.35]))
+    return Figure(builder.solids(), tuple(builder.parts), centre, head_axes)

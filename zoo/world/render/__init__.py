@@ -1,0 +1,1 @@
+"""Cameras, light, surroundings and ray tracing: how solids and shapes become pixels."""

@@ -1,0 +1,1 @@
+"""Household objects: the shapes that they are assembled from, and their finish."""
