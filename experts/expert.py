@@ -1,8 +1,8 @@
-"""The expert trainer: an encoder learns identities by classification and by comparison."""
+"""Expert: trains an encoder to tell identities apart, by classification and by comparison."""
 
 import logging
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -11,11 +11,13 @@ from torchmetrics import MeanMetric
 import zoo
 from experts.heads import ArcFaceHead, IdentityHead
 from experts.losses import BatchHardTriplet, MetricLoss
+from experts.start import start_name, starting_encoder
 from zoo.cards import fill, load_tensors
 from zoo.cards.shelf import HEAD
 from zoo.categories import find_category
 from zoo.distributed import gather_with_gradient
-from zoo.evaluation.evaluation import Evaluation, Protocol, starting_encoder
+from zoo.evaluation import Evaluation, Protocol
+from zoo.scores import ScoreName, Scores
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +31,7 @@ class Expert(Evaluation):
     BNNeck and all ranks' rows, the classifier those after it.
 
     Args:
-        category: what kind of instances it tells apart, an entry of `zoo.categories`; its card will say so.
+        category: what kind of instances it tells apart, an entry of `zoo.categories`, kept in its card.
         backbone: name of a timm architecture, `arch.tag` or hub id; null for mobilenetv3_small_050.
         pretrained: start from published weights.
         size: input height and width in pixels, or one number for both; null takes the backbone's own.
@@ -74,6 +76,7 @@ class Expert(Evaluation):
         super().__init__(encoder, optim, freeze, protocol)
         self.save_plain_hyperparameters()
         self.category, self.init_from = category, init_from
+        self.start = start_name(init_from, pretrained)
         # A plain function: copies of the module, as weight averaging makes them, share it; the command line's own
         # factories cannot be copied.
         self.make_head = lambda identities, width: head(identities, width)
@@ -94,8 +97,12 @@ class Expert(Evaluation):
     def _names_identities(self) -> bool:
         return self.trainer.state.fn == "test" and len(self.index.rows("closed")) > 0
 
+    @property
+    def classifies(self) -> bool:
+        return self.head is not None
+
     def _make_head(self) -> IdentityHead:
-        identities = self.trainer.datamodule.train_identities  # type: ignore[attr-defined]
+        identities = self.data.train_identities
         self.classes = torch.from_numpy(identities).to(self.device)
         with self.seeded():
             self.head = self.make_head(len(identities), self.encoder.embed_dim)
@@ -126,15 +133,17 @@ class Expert(Evaluation):
                 log.warning("Closed-set identification is left out: the checkpoint was trained on other identities.")
         super().on_load_checkpoint(checkpoint)
 
+    def head_to_keep(self) -> dict[str, Tensor] | None:
+        return self.head_tensors() if len(self.index.rows("closed")) else None
+
     def head_tensors(self) -> dict[str, Tensor]:
         """The head's weights as a card keeps them, with a mark of the identities that its classes stand for."""
         assert self.head is not None
         return {**self.head.state_dict(), _IDENTITIES: self._fingerprint()}
 
     def _fingerprint(self) -> Tensor:
-        """(32,) uint8, see `InstanceData.train_fingerprint`."""
-        fingerprint = self.trainer.datamodule.train_fingerprint  # type: ignore[attr-defined]
-        return torch.tensor(list(fingerprint), dtype=torch.uint8)
+        """(32,) uint8, see `IdentityData.train_fingerprint`."""
+        return torch.tensor(list(self.data.train_fingerprint), dtype=torch.uint8)
 
     def training_step(self, batch: zoo.IdentityBatch, batch_idx: int) -> Tensor:
         assert self.head is not None
@@ -161,17 +170,20 @@ class Expert(Evaluation):
         truth = torch.searchsorted(self.classes, batch.identities[closed])
         ranked = self.head.logits(self.encoder(batch.images[closed])).float().topk(min(5, len(self.classes))).indices
         hits = (ranked == truth[:, None]).cumsum(1).clamp(max=1).float()
-        for share, hit in zip(self.named, hits.T, strict=False):
-            share.update(hit)  # type: ignore[operator]
+        for share, hit in zip(self._top_shares(), hits.T, strict=False):
+            share.update(hit)
 
-    def on_test_epoch_end(self) -> None:
-        """Every rank takes part, also one that saw no such image."""
-        named = self.head is not None and self._names_identities()
-        shares: Any = self.named[: len(self.classes)] if named else []
-        for k, share in enumerate(shares, 1):
-            self.log(f"test/closed_top{k}", share.compute())
+    def test_scores(self) -> Scores:
+        """Also `closed_top1` to `closed_top5`; every rank takes part, also one that had no such image."""
+        shares = self._top_shares() if self.head is not None and self._names_identities() else []
+        named = {ScoreName(f"closed_top{k}"): float(share.compute()) for k, share in enumerate(shares, 1)}
+        for share in shares:
             share.reset()
-        super().on_test_epoch_end()
+        return {**named, **super().test_scores()}
+
+    def _top_shares(self) -> list[MeanMetric]:
+        """Of top-1, top-2 and so on, as many as there are classes."""
+        return [cast(MeanMetric, share) for share in self.named[: len(self.classes)]]
 
     def lr_multipliers(self) -> dict[str, float]:
         return {"head": self.optim.head_lr, **super().lr_multipliers()}

@@ -1,4 +1,4 @@
-"""The general encoder: knows categories and attributes, has never been taught an identity."""
+"""GeneralEncoder: trains an encoder to name categories and attributes, never an identity."""
 
 from typing import Any, Literal
 
@@ -7,8 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import zoo
+from experts.start import start_name, starting_encoder
 from zoo.data.dataset import classes_of
-from zoo.evaluation.evaluation import Evaluation, Protocol, starting_encoder
+from zoo.evaluation import Evaluation, Protocol
 
 
 class GeneralEncoder(Evaluation):
@@ -51,7 +52,7 @@ class GeneralEncoder(Evaluation):
         encoder = starting_encoder(init_from, backbone, pretrained, size, pool, neck, options)
         super().__init__(encoder, optim, freeze, protocol)
         self.save_plain_hyperparameters()
-        self.attributes = attributes
+        self.attributes, self.start = attributes, start_name(init_from, pretrained)
         self.columns: list[int] = []
         self.heads: nn.ModuleList | None = None
 
@@ -63,7 +64,7 @@ class GeneralEncoder(Evaluation):
         """
         if self.heads is not None or self.trainer.state.fn != "fit":
             return
-        table = self.trainer.datamodule.index.attributes  # type: ignore[attr-defined]
+        table = self.index.attributes
         names = self.attributes if self.attributes is not None else [name for name in table if name != "source"]
         unknown = [name for name in names if name not in table]
         if unknown or not names:

@@ -32,14 +32,13 @@ def drawn(root: Path, boxes: np.ndarray | None, folder: Path) -> np.ndarray:
     paths = [f"{name}.png" for name in "abcd"]
     index = IdentityIndex.build(root, paths, list("xxyy"), ["test"] * 4, boxes=boxes)
     module = Evaluation(TimmEncoder("test_resnet", size=32))
-    embeddings = torch.eye(4)[[0, 0, 1, 1]] + 0.1
-    module.retrieval.update(embeddings, torch.from_numpy(index.identities), torch.arange(4))
+    module.scorer.start(index, "test")
+    module.scorer.update(torch.eye(4)[[0, 0, 1, 1]] + 0.1, torch.arange(4))
     trainer = SimpleNamespace(
         loggers=[TensorBoardLogger(folder)],
         log_dir=str(folder),
         is_global_zero=True,
         fast_dev_run=0,
-        datamodule=SimpleNamespace(index=index),
         global_step=0,
     )
     RetrievalPictures(neighbours=1).on_test_epoch_end(trainer, module)

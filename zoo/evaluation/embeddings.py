@@ -1,20 +1,42 @@
-"""Writes what `predict` embeds: one file a rank, with the path of every image."""
+"""EmbeddingWriter: keeps what `predict` embeds, one file a rank, with the path of every image."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, Protocol, TypedDict, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+from torch import Tensor
 
 from zoo.data.index import IdentityIndex
 
 
+class Embedded(TypedDict):
+    """What a predict step gives: (B, D) embeddings of unit norm, and the (B,) rows of the index that they belong to."""
+
+    embeddings: Tensor
+    indices: Tensor
+
+
+class EmbeddingRoot(Protocol):
+    """A root whose predict step gives `Embedded`."""
+
+    @property
+    def embed_dim(self) -> int:
+        """D."""
+
+    @property
+    def index(self) -> IdentityIndex:
+        """The images that are embedded."""
+
+
 class EmbeddingWriter(Callback):
-    """Columns or arrays `path`, `identity`, `split` and `embedding` (D float32 each, unit norm).
+    """Writes the embeddings of a predict run, of any `EmbeddingRoot`.
+
+    Columns or arrays are `path`, `identity`, `split` and `embedding` (D float32 each, unit norm).
 
     A file appears under its name only when it is complete: `embeddings-00000-of-00002.parquet` is rank 0 of 2.
     Parquet is written batch by batch; npz, a format without appending, holds a rank's rows in memory until the end.
@@ -34,18 +56,23 @@ class EmbeddingWriter(Callback):
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / f"embeddings-{trainer.global_rank:05d}-of-{trainer.world_size:05d}.{self.format}"
         self._partial = self.path.with_suffix(".partial")
-        root: Any = pl_module
-        self._schema = _schema(root.encoder.embed_dim)
+        root = cast(EmbeddingRoot, pl_module)
+        self._index, self._schema = root.index, _schema(root.embed_dim)
         self._batches = []
         if self.format == "parquet":  # a rank without images leaves a file without rows
             self._writer = pq.ParquetWriter(self._partial, self._schema)
 
     def on_predict_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Embedded,
+        batch: object,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
-        index: IdentityIndex = trainer.datamodule.index  # type: ignore[attr-defined]
         rows, embeddings = outputs["indices"].cpu().numpy(), outputs["embeddings"].float().cpu().numpy()
-        record = _record(index, rows, embeddings, self._schema)
+        record = _record(self._index, rows, embeddings, self._schema)
         if self._writer is not None:
             self._writer.write_batch(record)
         else:

@@ -1,83 +1,64 @@
-"""Evaluation of any identity encoder as the root of a run: retrieval, verification, thresholds, embeddings to keep."""
+"""Evaluation: the root of a run that tests an identity encoder, and the base of those that train one."""
 
-import logging
-import math
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Literal
+import typing
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from zoo import IdentityBatch, IdentityEncoder, Optim, Threshold, ZooModule, load
-from zoo.backbones import TimmEncoder
-from zoo.data.dataset import classes_of
+from zoo.cards import Card, load, save
+from zoo.contracts import IdentityBatch, IdentityEncoder
 from zoo.data.index import TESTED, IdentityIndex
-from zoo.metrics import (
-    EmbeddingSet,
-    RetrievalMetrics,
-    VerificationMetrics,
-    enrolled_identities,
-    error_curve,
-    expand_queries,
-    open_set_scores,
-    reranked_blocks,
-    score_queries,
-)
+from zoo.evaluation.embeddings import Embedded
+from zoo.evaluation.protocol import Protocol
+from zoo.evaluation.saving import card_score, component_name, data_names
+from zoo.evaluation.scorer import RetrievalScorer
+from zoo.module import Optim, ZooModule
+from zoo.scores import Scores
 from zoo.transforms import Transform
 
-log = logging.getLogger(__name__)
+UNTRAINED = "untrained"
 
 
-@dataclass(frozen=True)
-class Protocol:
-    """How an encoder is tested.
+class IdentityData(typing.Protocol):
+    """What a root takes from its data module; `zoo.data.module.InstanceData` offers it."""
 
-    Args:
-        ks: the k of rank-k (CMC); Stanford Online Products takes 1, 10, 100, 1000.
-        map_ks: also mAP over the first k of the ranking, with min(k, positives) in the denominator; ILIAS takes 1000.
-        group_by: an attribute of the index, or `category`; the queries of each of its values are also scored apart.
-            Data without it is scored as a whole, and the run says so.
-        far: false acceptance rate at which the threshold of "the same identity" is chosen, on validation identities.
-        rerank: also score the ranking after k-reciprocal re-ranking.
-        expand: also score queries that are averaged with this many of their neighbours; 0 for none.
-    """
+    @property
+    def index(self) -> IdentityIndex:
+        """All rows of all splits."""
 
-    ks: tuple[int, ...] = (1, 5, 10)
-    map_ks: tuple[int, ...] = ()
-    group_by: str | None = None
-    far: float = 0.01
-    rerank: bool = False
-    expand: int = 0
+    @property
+    def train_identities(self) -> np.ndarray:
+        """(C,) sorted numbers of the training identities; a class is a position in it."""
 
-    def __post_init__(self) -> None:
-        for name, wrong in (
-            ("ks", not self.ks or min(self.ks) < 1),
-            ("map_ks", min(self.map_ks, default=1) < 1),
-            ("far", not 0 <= self.far <= 1),
-            ("expand", self.expand < 0),
-        ):
-            if wrong:
-                raise ValueError(
-                    f"protocol.{name} cannot be {getattr(self, name)}. Every k is at least 1, far is a share from 0 "
-                    "to 1, expand a number of neighbours."
-                )
+    @property
+    def train_fingerprint(self) -> bytes:
+        """Hash (32 bytes) of the training identities in the order of their classes."""
 
 
 class Evaluation(ZooModule):
-    """Retrieval among identities that the encoder has not seen: validate, test and predict.
+    """Tests an identity encoder on identities that it has not seen: validate, test and predict.
 
     `validate` also calibrates the encoder's threshold. `test` adds the pairs to verify that the data brings along, and
-    how far the threshold holds on the test identities. Of joined sources each is a gallery of its own: its scores are
-    given apart, and their mean over the sources.
+    how far the threshold holds on the test identities; see `RetrievalScorer`.
 
     Args:
         encoder: what is evaluated.
         optim: optimiser and schedule of a trainer that derives from this.
         freeze: what does not train, by name; `*` matches anything.
         protocol: how it is tested.
+
+    Attributes:
+        category: the kind of instances that the encoder is for, as its card will state; None for none in particular.
+        start: the encoder's name before training: a card, "pretrained", "untrained" or just "start".
     """
+
+    category: str | None = None
+    start: str = "start"
+    _data: IdentityData | None = None
 
     def __init__(
         self,
@@ -88,18 +69,48 @@ class Evaluation(ZooModule):
     ) -> None:
         super().__init__(optim, freeze)
         self.encoder, self.protocol = encoder, protocol
-        self.retrieval = RetrievalMetrics(protocol.ks, protocol.map_ks)
-        self.verification = VerificationMetrics()
+        self.scorer = RetrievalScorer(protocol)
+
+    # ------------------------------------------------------------------ the data
+
+    def connect(self, data: IdentityData) -> None:
+        """Take the data of the run; see `zoo.module.Connect`."""
+        self._data = data
 
     @property
-    def transform(self) -> Transform:
-        """The encoder's transform; the data module reads it here."""
-        return self.encoder.transform
+    def data(self) -> IdentityData:
+        """The data of the run.
+
+        Raises:
+            RuntimeError: there is none yet.
+        """
+        if self._data is None:
+            raise RuntimeError(
+                f"This {type(self).__name__} is not connected to any data. Run it by a Trainer with "
+                "datamodule=InstanceData(...), or call connect(data) before."
+            )
+        return self._data
 
     @property
     def index(self) -> IdentityIndex:
-        """The data of this run."""
-        return self.trainer.datamodule.index  # type: ignore[attr-defined]
+        """The images of the run, see `data`."""
+        return self.data.index
+
+    @property
+    def transform(self) -> Transform:
+        """The encoder's transform, which the data module applies to the images."""
+        return self.encoder.transform
+
+    @property
+    def classifies(self) -> bool:
+        """Whether it can name training identities on new images, so that the data module brings those along."""
+        return False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy, as weight averaging makes one, is not connected: it would copy the data and its trainer, too."""
+        return super().__getstate__() | {"_data": None}
+
+    # ------------------------------------------------------------------ the encoder
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, embed_dim)."""
@@ -108,6 +119,11 @@ class Evaluation(ZooModule):
     def embed(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, embed_dim), unit norm; see `IdentityEncoder.embed`."""
         return self.encoder.embed(images)
+
+    @property
+    def embed_dim(self) -> int:
+        """Width of an embedding."""
+        return self.encoder.embed_dim
 
     def lr_multipliers(self) -> dict[str, float]:
         """Layer decay of the encoder, where it is asked for; trainers add their heads."""
@@ -122,14 +138,14 @@ class Evaluation(ZooModule):
     # ------------------------------------------------------------------ steps
 
     def validation_step(self, batch: IdentityBatch, batch_idx: int) -> None:
-        self._rank(batch)
+        self._score(batch)
 
     def test_step(self, batch: IdentityBatch, batch_idx: int) -> None:
-        self._rank(batch)
+        self._score(batch)
 
-    def predict_step(self, batch: IdentityBatch, batch_idx: int) -> dict[str, Any]:
+    def predict_step(self, batch: IdentityBatch, batch_idx: int) -> Embedded:
         """Embeddings (B, embed_dim) with the rows of the index that they belong to."""
-        embeddings = self.embed(batch.images) if len(batch.images) else torch.empty(0, self.encoder.embed_dim)
+        embeddings = self.embed(batch.images) if len(batch.images) else torch.empty(0, self.embed_dim)
         return {"embeddings": embeddings, "indices": batch.indices}
 
     def rows_of(self, batch: IdentityBatch, *splits: str) -> Tensor:
@@ -159,191 +175,95 @@ class Evaluation(ZooModule):
             )
         return value
 
-    def _rank(self, batch: IdentityBatch) -> None:
-        """Take in a batch for retrieval and verification."""
+    def _score(self, batch: IdentityBatch) -> None:
+        """Embed the images of a batch that are to be retrieved; new images of training identities are not."""
         open_set = ~self.rows_of(batch, "closed")
-        if not open_set.any():
-            return
-        indices = batch.indices[open_set]
-        embeddings = self.check_finite(self.embed(batch.images[open_set]), "embedding", indices)
-        columns = (
-            embeddings,
-            batch.identities[open_set],
-            indices,
-            batch.cameras[open_set],
-            ~self.rows_of(batch, "gallery")[open_set],
-            ~self.rows_of(batch, "query")[open_set],
-            self._group_of[indices.cpu()].to(self.device),
-        )
-        self.retrieval.update(*columns)
-        for number, metric in self._of_source.items():
-            own = (self._source_of[indices.cpu()] == number).to(self.device)
-            metric.update(*(column[own] for column in columns))
-        if self.index.pairs is not None:
-            self.verification.update(embeddings, indices)
+        if open_set.any():
+            indices = batch.indices[open_set]
+            self.scorer.update(self.check_finite(self.embed(batch.images[open_set]), "embedding", indices), indices)
+
+    # ------------------------------------------------------------------ epochs
 
     def on_fit_start(self) -> None:
-        self.encoder.threshold = None  # that of the start says nothing of what is trained from it
+        self.encoder.threshold = None  # it was calibrated on the weights before this training
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        self.encoder.threshold = None  # nor does that of a card of the weights of a checkpoint
+        self.encoder.threshold = None  # it was calibrated on the weights that the checkpoint replaces
 
     def on_validation_epoch_start(self) -> None:
-        self._name_groups("val")
+        self.scorer.start(self.index, "val", threshold=self.encoder.threshold)
 
     def on_test_epoch_start(self) -> None:
-        self._name_groups(*TESTED)
-
-    def _name_groups(self, *splits: str) -> None:
-        """The groups that queries are scored in and the sources with a gallery each, and those of every row."""
-        self._groups, self._group_of = self._named_classes(self.protocol.group_by)
-        sources, self._source_of = self._named_classes("source" if "source" in self.index.attributes else None)
-        there = self._source_of[self.index.rows(*splits)].unique().tolist()
-        self._of_source: dict[int, RetrievalMetrics] = {}
-        if len(there) > 1:
-            protocol = self.protocol
-            self._of_source = {n: RetrievalMetrics(protocol.ks, protocol.map_ks).to(self.device) for n in there}
-            self._sources = sources
-
-    def _named_classes(self, by: str | None) -> tuple[list[str], Tensor]:
-        """`by=value` for every value of a column of the index, and each row's number of it, (N,), -1 for none."""
-        columns = {"category": self.index.categories, **self.index.attributes}
-        if by is not None and by not in columns and self.trainer.is_global_zero:
-            _warn_once(
-                f"protocol.group_by: this data has no {by!r}, its queries are scored as a whole. "
-                f"It has: {', '.join(columns)}."
-            )
-        if by is None or by not in columns:
-            return [], torch.full((len(self.index),), -1)
-        names, codes = classes_of(columns[by])
-        return [f"{by}={name}" for name in names], torch.from_numpy(codes)
-
-    # ------------------------------------------------------------------ reports
+        self.scorer.start(self.index, *TESTED, threshold=self.encoder.threshold)
 
     def on_validation_epoch_end(self) -> None:
         if self.trainer.state.fn == "validate":
-            self._calibrate()
-        self._report("val", self._retrieval_scores())
+            self.encoder.threshold = self.scorer.calibrate()
+        self._finish("val", self.scorer.retrieval_scores())
 
     def on_test_epoch_end(self) -> None:
-        with self.retrieval.sync_context():
-            query, gallery = self.retrieval.sides()
-        scores = self._retrieval_scores()
-        if self.index.pairs is not None:
-            scores |= self._verification_scores()
-        self._report("test", scores | self._threshold_scores(query, gallery) | self._refined_scores(query, gallery))
+        self._finish("test", self.test_scores())
 
-    def _retrieval_scores(self) -> dict[str, float]:
-        """`mAP` over all queries, `clothes=changed/mAP` over those of a group, `source=msmt17/mAP` over a source's."""
-        if not self._of_source:
-            return self._with_groups(self.retrieval)
-        each = {self._sources[number]: self._with_groups(metric) for number, metric in self._of_source.items()}
-        scores = {f"{source}/{name}": value for source, own in each.items() for name, value in own.items()}
-        for name in next(iter(each.values())):
-            values = [own[name] for own in each.values() if name in own]
-            if "/" not in name:
-                scores[name] = sum(values) if name.startswith("queries") else float(np.mean(values))
-        return scores
+    def test_scores(self) -> Scores:
+        """The scores of a test, on all processes; trainers add their own."""
+        return self.scorer.test_scores()
 
-    def _with_groups(self, metric: RetrievalMetrics) -> dict[str, float]:
-        scores = {}
-        for key, value in metric.compute().items():
-            name, _, group = key.partition("/")
-            scores[f"{self._groups[int(group)]}/{name}" if group else name] = float(value)
-        return scores
+    def _finish(self, split: str, scores: Scores) -> None:
+        self.scorer.reset()
+        self.report(split, scores, in_progress_bar=("rank1", "mAP"))
 
-    def _verification_scores(self) -> dict[str, float]:
-        return {name: float(value) for name, value in self.verification.compute(self.index.pairs).items()}
+    # ------------------------------------------------------------------ what it is compared with, what is kept of it
 
-    def _calibrate(self) -> None:
-        """Choose the encoder's threshold on the pairs of the identities at hand."""
-        with self.retrieval.sync_context():
-            query, gallery = self.retrieval.sides()
-        curve = error_curve(query, gallery)
-        value = curve.threshold_at_far(self.protocol.far)
-        far, frr = curve.rates(value)
-        self.encoder.threshold = None
-        if math.isnan(far) or math.isnan(frr):  # no pair of two identities, or none of one
-            return
-        self.encoder.threshold = Threshold(
-            round(value, 4), round(far, 6), round(frr, 4), f"{self.index.root.resolve().name}, val"
+    def baselines(self) -> dict[str, ZooModule]:
+        """What a trained encoder is compared with: what it started from, and random weights under "untrained".
+
+        To be called before training, and before a checkpoint is loaded: its start is a copy of the present weights.
+        """
+        encoders = {self.start: deepcopy(self.encoder)}
+        if UNTRAINED not in encoders:
+            with self.seeded():
+                encoders[UNTRAINED] = type(self.encoder)(**self.encoder.init_args())
+        return {name: Evaluation(encoder, protocol=self.protocol) for name, encoder in encoders.items()}
+
+    def peer(self, card: str) -> ZooModule:
+        """Another encoder that is tested in the same way.
+
+        Args:
+            card: name or folder of its card.
+
+        Raises:
+            CardError: there is no such card.
+            ValueError: it is of something else than an identity encoder.
+        """
+        encoder = load(card)
+        if not isinstance(encoder, IdentityEncoder):
+            raise ValueError(
+                f"compare_with: {card} is a {type(encoder).__name__}, not an identity encoder. Name an encoder's card."
+            )
+        return Evaluation(encoder, protocol=self.protocol)
+
+    def save_component(self, folder: Path, *, name: str, recipe: str, scores: Scores | None = None) -> Card:
+        """Save the encoder with its card, as `zoo.load` takes it; in a distributed run on rank zero only.
+
+        Args:
+            folder: where to; one that exists is replaced.
+            name: of the component; characters that a card's name may not have are replaced.
+            recipe: the command that made it.
+            scores: of its test, where there was one.
+        """
+        return save(
+            self.encoder,
+            folder,
+            name=component_name(name),
+            overwrite=True,
+            category=self.category or "",
+            head=self.head_to_keep(),
+            training_data=f"{data_names(self.index)}: {self.index.describe()}",
+            scores=[card_score(self.index, scores)] if scores else [],
+            recipe=recipe,
         )
 
-    def _threshold_scores(self, query: EmbeddingSet, gallery: EmbeddingSet) -> dict[str, float]:
-        """How the calibrated threshold fares on these identities: on their pairs (far, frr), and as an open set with
-        half of them enrolled (detection and identification rate, false alarms)."""
-        if self.encoder.threshold is None:
-            return {}
-        value = self.encoder.threshold.value
-        far, frr = error_curve(query, gallery).rates(value)
-        enrolled = enrolled_identities(gallery.identities)
-        rates = open_set_scores(query, gallery, enrolled).rates(value)
-        named = {"far": far, "frr": frr, "dir": rates[0], "false_alarms": rates[1]}
-        return {name: rate for name, rate in named.items() if not math.isnan(rate)}
-
-    def _refined_scores(self, query: EmbeddingSet, gallery: EmbeddingSet) -> dict[str, float]:
-        """The scores after re-ranking and after query expansion, where they are asked for."""
-        refined = {}
-        if self.protocol.rerank:
-            blocks = reranked_blocks(query, gallery)
-            refined["reranked"] = score_queries(query, gallery, self.protocol.ks, blocks=blocks)
-        if self.protocol.expand:
-            expanded = expand_queries(query, gallery, self.protocol.expand)
-            refined["expanded"] = score_queries(expanded, gallery, self.protocol.ks)
-        return {
-            f"{how}_{name}": float(scores[name].nanmean())
-            for how, scores in refined.items()
-            for name in (f"rank{self.protocol.ks[0]}", "mAP")
-        }
-
-    def _report(self, split: str, scores: dict[str, float]) -> None:
-        """Log the scores; those before training, too, which Lightning's sanity check would keep to itself."""
-        for metric in (self.retrieval, self.verification, *self._of_source.values()):
-            metric.reset()
-        named = {f"{split}/{name}": value for name, value in scores.items()}
-        if self.trainer.sanity_checking:
-            if self.logger is not None:
-                self.logger.log_metrics(named, step=0)
-            return
-        for name, value in named.items():
-            self.log(name, value, prog_bar=name in (f"{split}/rank1", f"{split}/mAP"))
-
-
-@lru_cache
-def _warn_once(text: str) -> None:
-    log.warning(text)
-
-
-def starting_encoder(
-    init_from: str | None,
-    backbone: str | None,
-    pretrained: bool,
-    size: int | tuple[int, int] | None,
-    pool: str | None,
-    neck: Literal["bnneck"] | None,
-    options: dict[str, Any] | None = None,
-) -> IdentityEncoder:
-    """The encoder of a card if one is named, else a new one on a timm backbone.
-
-    Raises:
-        ValueError: the card is not of an identity encoder, or an architecture is asked for beside it.
-    """
-    if init_from is None:
-        return TimmEncoder(backbone or "mobilenetv3_small_050", pretrained, size, pool, neck, options)
-    encoder = load(init_from)
-    asked = {"backbone": backbone, "pretrained": pretrained or None, "pool": pool, "options": options}
-    ignored = ", ".join(f"{key} {value}" for key, value in asked.items() if value is not None)
-    if ignored:
-        raise ValueError(
-            f"init_from {init_from} brings its own architecture, {ignored} would be ignored. "
-            "Set model.init_from to null, or leave these out."
-        )
-    if not isinstance(encoder, IdentityEncoder):
-        raise ValueError(
-            f"init_from: {init_from} is a {type(encoder).__name__}, not an encoder. Name an encoder's card."
-        )
-    if size is not None and encoder.transform.size != ((size, size) if isinstance(size, int) else tuple(size)):
-        log.info("%s takes images of %s x %s; here they are %s.", init_from, *encoder.transform.size, size)
-        encoder.resize(size)
-    return encoder
+    def head_to_keep(self) -> dict[str, Tensor] | None:
+        """Tensors of a head that is saved beside the encoder, where the data asks to name images by it."""
+        return None

@@ -31,7 +31,7 @@ from zoo.metrics.ranking import (
 from zoo.metrics.reranking import expand_database, expand_queries, reranked_blocks
 from zoo.metrics.retrieval import RetrievalMetrics, RetrievalScores, score_queries
 from zoo.metrics.search import VectorIndex, exact_search
-from zoo.metrics.threshold import ErrorCurve, OpenSetScores, enrolled_identities, error_curve, open_set_scores
+from zoo.metrics.error_rates import ErrorCurve, OpenSetScores, enrolled_identities, error_curve, open_set_scores
 from zoo.metrics.verification import (
     VerificationMetrics,
     best_threshold,
