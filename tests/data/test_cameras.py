@@ -43,7 +43,7 @@ def test_one_camera_for_each_identity_leaves_nothing_and_is_ignored(caplog):
     assert "4 of 4 queries" in caplog.text and "all positives would be junk" in caplog.text
 
 
-def test_cameras_that_cost_most_queries_are_kept_and_said(caplog):
+def test_cameras_that_cost_most_queries_are_kept_with_a_warning(caplog):
     rows = [("a", "query", 0), ("a", "gallery", 1), ("b", "query", 0), ("b", "gallery", 0), ("b", "gallery", 0)]
     few, many = index_of(*rows), index_of(*rows, ("b", "query", 0))
     with caplog.at_level(logging.WARNING):

@@ -85,11 +85,10 @@ def test_what_is_left_out_is_counted_and_named(tmp_path: Path, caplog: pytest.Lo
         captions = read_captions(tmp_path, "train")
     assert captions.texts == (("a cat on a mat", "a cat"), ("another",))
     assert captions.paths == (f"train2017/{0:012d}.jpg", f"train2017/{3:012d}.jpg")
-    said = caplog.text
-    assert "skipped 1 images that are not on disk, such as 000000000001.jpg" in said
-    assert "skipped 2 images without a caption, such as 000000000002.jpg, 000000000004.jpg" in said
-    assert "skipped 1 captions of images that are not listed, such as 999" in said
-    assert "skipped 1 images that are listed again, such as 000000000000.jpg" in said
+    assert "skipped 1 images that are not on disk, such as 000000000001.jpg" in caplog.text
+    assert "skipped 2 images without a caption, such as 000000000002.jpg, 000000000004.jpg" in caplog.text
+    assert "skipped 1 captions of images that are not listed, such as 999" in caplog.text
+    assert "skipped 1 images that are listed again, such as 000000000000.jpg" in caplog.text
 
 
 def test_several_years_must_be_named(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests.data.readers.trees import TREES, touch
+from zoo.data.holdout import HoldOut
 from zoo.data.index import IdentityIndex, Pairs
 from zoo.data.join import Source, join, read_sources
 from zoo.data.readers import read_with
@@ -141,7 +142,7 @@ def test_names_with_a_slash_and_no_source_are_refused(two):
 
 
 def test_training_on_rstpreid_and_testing_on_msmt17_is_refused(trees):
-    rstpreid, msmt17 = (read_with(name, trees[name], {"val_share": 0}) for name in ("rstpreid", "msmt17"))
+    rstpreid, msmt17 = (read_with(name, trees[name], HoldOut(val_share=0)) for name in ("rstpreid", "msmt17"))
     train = rstpreid.select(rstpreid.rows("train"))
     test = msmt17.select(msmt17.rows("query", "gallery"))
     for sources in ({"rstpreid": train, "msmt17": test}, {"msmt17": test, "rstpreid": train}):
@@ -158,7 +159,7 @@ def test_training_on_rstpreid_and_testing_on_msmt17_is_refused(trees):
 
 
 def test_training_on_both_warns_once_and_testing_on_both_is_fine(trees, caplog):
-    rstpreid, msmt17 = (read_with(name, trees[name], {"val_share": 0}) for name in ("rstpreid", "msmt17"))
+    rstpreid, msmt17 = (read_with(name, trees[name], HoldOut(val_share=0)) for name in ("rstpreid", "msmt17"))
     caplog.clear()
     with caplog.at_level(logging.WARNING):
         index = join({"r": rstpreid.select(rstpreid.rows("train")), "m": msmt17.select(msmt17.rows("train"))})
@@ -173,10 +174,10 @@ def test_training_on_both_warns_once_and_testing_on_both_is_fine(trees, caplog):
 
 def test_one_data_set_read_twice_may_give_its_training_and_its_test(trees):
     """The same identities are named alike in both readings, so a leak can be told from a fair split."""
-    market = read_with("market1501", trees["market1501"], {"val_share": 0})
+    market = read_with("market1501", trees["market1501"], HoldOut(val_share=0))
     parts = {"a": market.select(market.rows("train")), "b": market.select(market.rows("query", "gallery"))}
     assert len(join(parts)) == len(market)
-    held_out = read_with("market1501", trees["market1501"], {"val_share": 0.5})
+    held_out = read_with("market1501", trees["market1501"], HoldOut(val_share=0.5))
     with pytest.raises(ValueError, match="the same data set, and 2 identities that a trains on are tested on in b"):
         join({"a": parts["a"], "b": held_out.select(held_out.rows("val"))})
 
@@ -186,7 +187,7 @@ def test_two_drawn_worlds_of_one_layout_share_no_one(tmp_path):
     for name in ("one", "two"):
         TREES["vggface2"](tmp_path / name)
         (tmp_path / name / "world.json").write_text("{}")
-    index = read_sources([Source(str(tmp_path / name)) for name in ("one", "two")], {"val_share": 0.4})
+    index = read_sources([Source(str(tmp_path / name)) for name in ("one", "two")], HoldOut(val_share=0.4))
     assert index.origins == () and len(index.names) == 10
 
 
@@ -213,8 +214,8 @@ def test_one_file_in_training_and_held_out_is_refused_through_links(tmp_path, sp
 
 
 def test_a_single_source_is_read_as_it_is(trees):
-    index = read_sources([Source(str(trees["market1501"]))], {"val_share": 0.3, "seed": 2})
-    assert index.manifest() == read_with("market1501", trees["market1501"], {"val_share": 0.3, "seed": 2}).manifest()
+    index = read_sources([Source(str(trees["market1501"]))], HoldOut(val_share=0.3, seed=2))
+    assert index.manifest() == read_with("market1501", trees["market1501"], HoldOut(val_share=0.3, seed=2)).manifest()
 
 
 def test_sources_are_named_after_their_readers_unless_named(trees, tmp_path):
@@ -226,7 +227,7 @@ def test_sources_are_named_after_their_readers_unless_named(trees, tmp_path):
         Source(str(trees["vggface2"]), splits=["train"]),
         Source(str(trees["sop"]), name="shop", splits=["train"]),
     ]
-    index = read_sources(sources, {"val_share": 0})
+    index = read_sources(sources, HoldOut(val_share=0))
     assert {name.split("/")[0] for name in index.names} == {"petface", "petface-2", "vggface2", "shop"}
     assert len(index) == 8 + 2 + 9 + 6 and all((index.root / path).is_file() for path in index.paths)
 
@@ -255,9 +256,9 @@ def test_sources_join_each_its_own_attributes(trees, tmp_path):
 
 def test_a_manifest_is_read_instead_of_the_sources(trees, tmp_path):
     sources = [Source(str(trees["sop"])), Source(str(trees["petface"]))]
-    index = read_sources(sources, {"val_share": 0.3})
+    index = read_sources(sources, HoldOut(val_share=0.3))
     index.save(tmp_path / "manifest.csv")
-    again = read_sources(sources, {"val_share": 0.9}, tmp_path / "manifest.csv")
+    again = read_sources(sources, HoldOut(val_share=0.9), tmp_path / "manifest.csv")
     assert again.root == index.root and again.manifest() == index.manifest() and len(again.pairs) == len(index.pairs)
     single = read_sources(sources[:1])
     single.save(tmp_path / "single.csv")

@@ -1,20 +1,17 @@
 """Images with captions, in the layout of COCO: ``annotations/captions_{split}.json`` and a folder of images a split."""
 
 import json
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zoo.data.readers._layout import Files, Skipped, text_of
-
-log = logging.getLogger(__name__)
+from zoo.data.files import Files, text_of
 
 
 @dataclass(frozen=True)
 class Captions:
-    """Images of a split and what is said of each.
+    """Images of a split with their captions.
 
     Args:
         root: folder that the paths are relative to.
@@ -41,14 +38,14 @@ class Captions:
 def read_captions(root: Path, split: str, name: str = "captions") -> Captions:
     """The images of a split with their captions.
 
-    Fits COCO (Lin et al., ECCV 2014) as it is published, whose splits bear a year, and the drawn scenes of
+    Fits COCO (Lin et al., ECCV 2014) as it is published, whose splits bear a year, and the rendered scenes of
     `zoo.world.Scenes`. Images may lie in ``{split}/``, ``images/{split}/``, ``images/`` or in `root` itself.
     Images that are not on disk and those without a caption are left out, counted and named in a warning.
 
     Args:
         root: folder that holds ``annotations``.
         split: ``train`` finds ``captions_train.json``, else the only one of ``captions_train*.json``.
-        name: what the file's name begins with; the drawn scenes have ``sentences``, too.
+        name: what the file's name begins with; the rendered scenes have ``sentences``, too.
 
     Raises:
         FileNotFoundError: no such folder or file.
@@ -57,34 +54,39 @@ def read_captions(root: Path, split: str, name: str = "captions") -> Captions:
     file = _find(Path(root), split, name)
     table = _table(file)
     split = file.stem.removeprefix(f"{name}_")
-    skipped, files = Skipped(log, Path(root)), Files(Path(root))
-    said: dict[Any, list[str]] = {image["id"]: [] for image in table["images"]}
+    files = Files(Path(root))
+    captions_of: dict[Any, list[str]] = {image["id"]: [] for image in table["images"]}
     for row in table["annotations"]:
-        if row["image_id"] not in said:
-            skipped.add("captions of images that are not listed", row["image_id"])
+        if row["image_id"] not in captions_of:
+            files.skip("captions of images that are not listed", row["image_id"])
         elif text := " ".join(str(row["caption"]).split()):
-            said[row["image_id"]].append(text)
+            captions_of[row["image_id"]].append(text)
     chosen: dict[str, tuple[str, ...]] = {}
     for image in table["images"]:
         places = (f"{split}/", f"images/{split}/", "images/", "")
         path = next((p + image["file_name"] for p in places if p + image["file_name"] in files), None)
-        if image["id"] not in said:
-            skipped.add("images that are listed again", image["file_name"])
+        if image["id"] not in captions_of:
+            files.skip("images that are listed again", image["file_name"])
         elif path is None:
-            skipped.add("images that are not on disk", image["file_name"])
-        elif not said[image["id"]]:
-            skipped.add("images without a caption", image["file_name"])
+            files.skip("images that are not on disk", image["file_name"])
+        elif not captions_of[image["id"]]:
+            files.skip("images without a caption", image["file_name"])
         else:
-            chosen[path] = (*chosen.get(path, ()), *said[image["id"]])
-        said.pop(image["id"], None)
-    skipped.report()
+            chosen[path] = (*chosen.get(path, ()), *captions_of[image["id"]])
+        captions_of.pop(image["id"], None)
+    files.report_skipped()
     if not chosen:
         raise ValueError(f"{file} leaves no image with a caption under {root}. Put the images into {root}/{split}.")
     return Captions(Path(root), split, tuple(chosen), tuple(chosen.values()))
 
 
 def _find(root: Path, split: str, name: str) -> Path:
-    """The file of a split's captions."""
+    """The file of a split's captions.
+
+    Raises:
+        FileNotFoundError: no such folder or file.
+        ValueError: several files fit.
+    """
     folder = root / "annotations"
     if not folder.is_dir():
         raise FileNotFoundError(f"{root} has no folder annotations. Give the folder that holds annotations and images.")

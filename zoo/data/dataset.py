@@ -70,7 +70,7 @@ def classes_of(column: np.ndarray) -> tuple[list[str], np.ndarray]:
     return values[unknown:].tolist(), codes.astype(np.int64) - unknown
 
 
-class Collate:
+class IdentityCollate:
     """Items -> `IdentityBatch`. A class, not a closure, so that worker processes can be spawned.
 
     Args:

@@ -16,12 +16,12 @@ from zoo.data.images import read_image
 #: train and val as everywhere; test images are both query and gallery, each against all others; data sets with
 #: separate roles use query and gallery instead. closed: further images of training identities, kept out of training,
 #: to recognise among the identities that the model was trained on.
-SPLITS = ("train", "val", "test", "query", "gallery", "closed")
+INDEX_SPLITS = ("train", "val", "test", "query", "gallery", "closed")
 #: those that a test ranks.
 TESTED = ("test", "query", "gallery")
+#: x, y, w, h of an image that has none.
+NO_BOX = (-1.0, -1.0, -1.0, -1.0)
 _COLUMNS = ("path", "identity", "category", "camera", "split", "x", "y", "w", "h")
-_NO_BOX = (-1.0, -1.0, -1.0, -1.0)
-_FEWEST = 2  # identities of a split that is held out or trained on
 _PAIR_COLUMNS = ("first", "second", "same", "fold", "first_path", "second_path")
 
 
@@ -69,7 +69,7 @@ class IdentityIndex:
         paths: (N,) str, posix.
         identities: (N,) int64, positions in `names`.
         names: names of the identities.
-        splits: (N,) str, each one of `SPLITS`.
+        splits: (N,) str, each one of `INDEX_SPLITS`.
         categories: (N,) str, the kind of thing, "" where unknown.
         cameras: (N,) int64, -1 where an image has none.
         boxes: (N, 4) float32 x, y, w, h in pixels, -1 where an image has none; or None.
@@ -111,9 +111,9 @@ class IdentityIndex:
         """
         if not len(paths):
             raise ValueError(f"No image found under {root}. Check the path and the reader.")
-        unknown = set(splits) - set(SPLITS)
+        unknown = set(splits) - set(INDEX_SPLITS)
         if unknown:
-            raise ValueError(f"Unknown split {sorted(unknown)[0]!r} in {root}. Known: {', '.join(SPLITS)}.")
+            raise ValueError(f"Unknown split {sorted(unknown)[0]!r} in {root}. Known: {', '.join(INDEX_SPLITS)}.")
         names = sorted(set(map(str, identity_names)))
         number = {name: position for position, name in enumerate(names)}
         index = cls(
@@ -145,7 +145,7 @@ class IdentityIndex:
         Raises:
             UnreadableImage: a file that cannot be decoded, or a box outside of it.
         """
-        x, y, w, h = _NO_BOX if self.boxes is None else self.boxes[row].tolist()
+        x, y, w, h = NO_BOX if self.boxes is None else self.boxes[row].tolist()
         return read_image(self.root / str(self.paths[row]), (x, y, w, h) if w > 0 else None)
 
     def positives(self, queries: np.ndarray, gallery: np.ndarray, by_camera: bool = True) -> np.ndarray:
@@ -201,7 +201,7 @@ class IdentityIndex:
     def describe(self) -> str:
         """One line: how many images and identities in each split."""
         parts = []
-        for split in SPLITS:
+        for split in INDEX_SPLITS:
             rows = self.rows(split)
             if len(rows):
                 parts.append(f"{split} {len(rows):,} images of {len(np.unique(self.identities[rows])):,}")
@@ -215,7 +215,7 @@ class IdentityIndex:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow([*_COLUMNS, *self.attributes])
-        boxes = self.boxes if self.boxes is not None else np.tile(_NO_BOX, (len(self), 1))
+        boxes = self.boxes if self.boxes is not None else np.tile(NO_BOX, (len(self), 1))
         for row in range(len(self)):
             writer.writerow(
                 [
@@ -272,7 +272,7 @@ class IdentityIndex:
                 )
             table = list(reader)
         has_boxes = any(row["w"] for row in table)
-        boxes = [[float(r[k]) for k in "xywh"] if r["w"] else list(_NO_BOX) for r in table]
+        boxes = [[float(r[k]) for k in "xywh"] if r["w"] else list(NO_BOX) for r in table]
         return cls.build(
             root,
             [row["path"] for row in table],
@@ -325,35 +325,3 @@ def _read_pairs(path: Path, images: Sequence[str]) -> Pairs | None:
             "Restore both as a run has written them, or remove the pairs."
         ) from error
     return Pairs.build(rows[0], rows[1], [bool(same) for same in rows[2]], rows[3])
-
-
-def split_identities(names: Sequence[str], val_share: float, test_share: float, seed: int) -> dict[str, str]:
-    """Give every identity to train, val or test, by seed and independent of the order of `names`.
-
-    With a share above 0, at least two identities are held out, since one alone cannot be mistaken for another; and at
-    least two are left to train on. Where there are not enough for val and test, none are held out for val.
-
-    Raises:
-        ValueError: shares that are negative or leave nothing, or too few identities to test on and to train on.
-    """
-    unique = sorted(set(names))
-    if not (val_share >= 0 and test_share >= 0 and val_share + test_share < 1):
-        raise ValueError(
-            f"val_share {val_share} and test_share {test_share} leave no identity to train on. "
-            "Give shares of 0 or more that sum to less than 1."
-        )
-    wanted_val, wanted_test = (
-        max(round(share * len(unique)), _FEWEST) * (share > 0) for share in (val_share, test_share)
-    )
-    free = max(len(unique) - _FEWEST, 0)
-    if test_share > 0 and free < _FEWEST:
-        raise ValueError(
-            f"{len(unique)} identities are too few to hold out {_FEWEST} for the test and train on {_FEWEST}. Add "
-            "some, or set data.val_share and data.test_share to 0 to hold out none."
-        )
-    held_val = min(wanted_val, free - _FEWEST * (test_share > 0))
-    held_val = held_val if held_val >= _FEWEST else 0
-    held_test = min(wanted_test, free - held_val)
-    order = np.random.default_rng(seed).permutation(len(unique))
-    kinds = ["val"] * held_val + ["test"] * held_test + ["train"] * (len(unique) - held_val - held_test)
-    return {unique[position]: kind for position, kind in zip(order, kinds, strict=True)}

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from zoo.data.attributes import with_attributes
-from zoo.data.index import SPLITS, TESTED, IdentityIndex, Pairs
+from zoo.data.holdout import HoldOut
+from zoo.data.index import INDEX_SPLITS, TESTED, IdentityIndex, Pairs
 from zoo.data.readers import choose_reader, read_with
 from zoo.distributed import rank
 
@@ -40,13 +41,15 @@ class Source:
 
 
 def read_sources(
-    sources: Sequence[Source], split: Mapping[str, Any] | None = None, manifest: str | Path | None = None
+    sources: Sequence[Source],
+    hold_out: HoldOut = HoldOut(),  # noqa: B008  (frozen)
+    manifest: str | Path | None = None,
 ) -> IdentityIndex:
     """Read one data set as it is, or several joined.
 
     Args:
         sources: at least one.
-        split: `val_share`, `test_share`, `seed`, for every reader.
+        hold_out: identities to validate and test on, for every reader whose dataset does not publish them.
         manifest: reuse the rows and splits of an earlier run over the same sources, instead of reading them.
 
     Raises:
@@ -58,7 +61,7 @@ def read_sources(
     if manifest is not None:
         return IdentityIndex.load(Path(manifest), common_root([_root(source) for source in sources]))
     readers = [source.reader or choose_reader(_root(source)) for source in sources]
-    indices = [_read(source, reader, split) for source, reader in zip(sources, readers, strict=True)]
+    indices = [_read(source, reader, hold_out) for source, reader in zip(sources, readers, strict=True)]
     if len(sources) == 1:
         return indices[0]
     return join(dict(zip(_names(sources, readers), indices, strict=True)))
@@ -122,11 +125,11 @@ def _root(source: Source) -> Path:
     return Path(source.root).expanduser()
 
 
-def _read(source: Source, reader: str, split: Mapping[str, Any] | None) -> IdentityIndex:
-    index = with_attributes(read_with(reader, _root(source), split, source.options))
+def _read(source: Source, reader: str, hold_out: HoldOut) -> IdentityIndex:
+    index = with_attributes(read_with(reader, _root(source), hold_out, source.options))
     if source.splits is None:
         return index
-    there = [kind for kind in SPLITS if len(index.rows(kind))]
+    there = [kind for kind in INDEX_SPLITS if len(index.rows(kind))]
     absent = sorted(set(source.splits) - set(there))
     if absent or not source.splits:
         raise ValueError(

@@ -1,21 +1,25 @@
-"""InstanceData: any reader, or the procedural world, as a LightningDataModule."""
+"""InstanceData: images of known identities, read or rendered, as a LightningDataModule."""
 
 import hashlib
 import logging
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
-from torch.utils.data import DataLoader
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
 
 from zoo.contracts import IdentityBatch
 from zoo.data.cameras import without_useless_cameras
-from zoo.data.dataset import Collate, IdentityDataset
-from zoo.data.index import SPLITS, TESTED, IdentityIndex
+from zoo.data.dataset import IdentityCollate, IdentityDataset, Item
+from zoo.data.holdout import HoldOut
+from zoo.data.index import INDEX_SPLITS, TESTED, IdentityIndex
 from zoo.data.join import Source, read_sources
 from zoo.data.readers import find_reader
-from zoo.data.samplers import PKSampler, ShardSampler
+from zoo.data.samplers import Key, PKSampler, ShardSampler
 from zoo.distributed import rank, world_size
 from zoo.training.resuming import ResumableData
 from zoo.transforms import Augment, Transform
@@ -24,18 +28,30 @@ from zoo.world import World
 log = logging.getLogger(__name__)
 
 
-class InstanceData(ResumableData):
-    """Images of known identities, in batches that metric learning needs.
+class ImageModel(Protocol):
+    """What `InstanceData` needs of the model that it feeds."""
 
-    The images come from `root`; else from several `sources`, joined; else the procedural world is drawn (once,
-    cached). The transform is that of the model's encoder.
+    @property
+    def transform(self) -> Transform:
+        """RGB image -> input of the model."""
+
+    @property
+    def classifies(self) -> bool:
+        """Whether it has a head that names training identities; read when the test loader is made."""
+
+
+class InstanceData(ResumableData):
+    """Images of known identities, in the batches that metric learning needs.
+
+    The images come from the folder `root`; else from several `sources`, joined; else from a procedural world, which is
+    rendered once and cached. The transform is that of the model, given by `connect`.
 
     Args:
         root: folder of the images.
-        reader: layout of `root`, the name of a module in `zoo.data.readers`; null finds the one that fits.
-        options: what else the reader takes.
+        reader: layout of `root`, the name of a reader in `zoo.data.readers`; null chooses the one that fits.
+        options: options of the reader.
         sources: several data sets with their readers, joined into one.
-        world: a wing of the procedural world, or several to be joined.
+        world: a procedural world, or several of them, joined.
         manifest: reuse the rows and splits that an earlier run has written.
         val_share: share of the identities to validate on, at least two of them, where the data has no split of its
             own; with 0 all of them are trained on, nothing is validated, and the last epoch counts as the best.
@@ -83,26 +99,45 @@ class InstanceData(ResumableData):
         if root is None and not sources and not world:
             raise ValueError(
                 "None of data.root, data.sources and data.world is given. Point data.root at a folder of images, "
-                "or give data.world a wing of the procedural world."
+                "or give data.world a procedural world."
             )
         if reader is not None:
             find_reader(reader)
         if root is None and (reader is not None or options):
             given = f"data.reader {reader!r}" if reader is not None else f"data.options {options!r}"
             raise ValueError(
-                f"{given} is given without data.root, which it tells how to read. Give data.root, or give each of "
+                f"{given} is given without data.root, which it belongs to. Give data.root, or give each of "
                 "data.sources a reader and options of its own."
             )
         self.sources = [Source(root, reader, options=options or {})] if root is not None else sources or []
-        wings = [world] if isinstance(world, World) else world or []
-        self.world, self.manifest = [] if self.sources else wings, manifest
-        self.split = {"val_share": val_share, "test_share": test_share, "seed": split_seed}
+        worlds = [world] if isinstance(world, World) else world or []
+        self.world, self.manifest = [] if self.sources else worlds, manifest
+        self.hold_out = HoldOut(val_share, test_share, split_seed)
         self.p, self.k, self.steps_per_epoch = identities_per_batch, images_per_identity, steps_per_epoch
         self.augment, self.categories_per_batch = augment, categories_per_batch
         self.eval_batch_size, self.workers = eval_batch_size, workers
         self.predict_split, self.max_unreadable, self.seed = predict_split, max_unreadable, seed
         self.unreadable: dict[str, None] = {}  # an ordered set of "path: reason"
         self._index: IdentityIndex | None = None
+        self._model: ImageModel | None = None
+
+    def connect(self, model: ImageModel) -> None:
+        """Prepare images for this model from now on. In a run, the callback `Connect` calls it."""
+        self._model = model
+
+    @property
+    def model(self) -> ImageModel:
+        """The model that images are prepared for.
+
+        Raises:
+            RuntimeError: none was connected.
+        """
+        if self._model is None:
+            raise RuntimeError(
+                "InstanceData has no model to take the transform of images from. Call data.connect(model) before "
+                "loaders are made, or add the callback zoo.module.Connect to the Trainer."
+            )
+        return self._model
 
     @property
     def index(self) -> IdentityIndex:
@@ -113,26 +148,26 @@ class InstanceData(ResumableData):
         return self._index
 
     def prepare_data(self) -> None:
-        """Draw the world if it is wanted and not yet there. Once a machine."""
-        for wing in self.world:
-            wing.prepare()
+        """Render the world if it is wanted and not yet there. Once a machine."""
+        for world in self.world:
+            world.prepare()
 
     def setup(self, stage: str | None = None) -> None:
         """Read the index, and keep it as `manifest.csv` beside a training run's logs.
 
         Raises:
             ValueError: a split that the stage needs has nothing to learn from or to find, or the data of a resumed
-                run changed. Training needs no split but its own.
+                run changed. Training needs no other split than its own.
         """
         if self._index is None:
-            wings = [Source(str(wing.prepare()), wing.READER, name=wing.NAME) for wing in self.world]
-            index = read_sources(self.sources or wings, self.split, self.manifest)
+            worlds = [Source(str(world.prepare()), world.READER, name=world.NAME) for world in self.world]
+            index = read_sources(self.sources or worlds, self.hold_out, self.manifest)
             if rank() == 0:
                 log.info("%s: %s", index.root, index.describe())
             self._index = without_useless_cameras(index)
         if stage == "fit":
             self._require_pairs()
-            asked = self.split["val_share"] > 0 or len(self.index.rows("val"))
+            asked = self.hold_out.val_share > 0 or len(self.index.rows("val"))
             if asked and not self.validates and rank() == 0:
                 log.warning("There is nothing to validate on, the last epoch counts as best: %s", self._lack_of("val"))
         elif stage in ("validate", "test"):
@@ -174,7 +209,8 @@ class InstanceData(ResumableData):
 
     # ------------------------------------------------------------------ loaders
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> DataLoader[Item]:
+        """Batches of P identities with K images each, divided by the processes, augmented."""
         sampler = PKSampler(
             self.index.identities,
             self.index.rows("train"),
@@ -188,14 +224,8 @@ class InstanceData(ResumableData):
             self.categories_per_batch,
         )
         sampler.resume(**self.resume_at)
-        return DataLoader(
-            IdentityDataset(self.index, self._transform.compose(self.augment), self.seed),
-            batch_size=sampler.p * sampler.k // world_size(),
-            sampler=sampler,
-            collate_fn=Collate(self.index, self._transform.size),
-            persistent_workers=self.workers > 0,
-            **self._loading,
-        )
+        batch_size, transform = sampler.p * sampler.k // world_size(), self.model.transform.compose(self.augment)
+        return self._loader(transform, sampler, batch_size, keep_workers=self.workers > 0)
 
     def _possible_p(self) -> int:
         """The identities of a batch, fewer than asked for where there are not enough."""
@@ -206,41 +236,42 @@ class InstanceData(ResumableData):
             log.warning("identities_per_batch is %d instead of %d: there are no more to train on", possible, self.p)
         return possible
 
-    def val_dataloader(self) -> DataLoader | list[DataLoader]:
+    def val_dataloader(self) -> DataLoader[Item] | list[DataLoader[Item]]:
+        """The val split; no loader where it cannot be scored."""
         return self._eval_loader("val") if self.validates else []
 
-    def test_dataloader(self) -> DataLoader:
-        """Queries and gallery; and, for a model that has a head to name them, new images of training identities."""
-        assert self.trainer is not None
-        has_head = getattr(self.trainer.lightning_module, "head", None) is not None
-        return self._eval_loader(*TESTED, *(["closed"] if has_head else []))
+    def test_dataloader(self) -> DataLoader[Item]:
+        """Queries and gallery; and, for a model with a head that names them, new images of training identities."""
+        return self._eval_loader(*TESTED, *(["closed"] if self.model.classifies else []))
 
-    def predict_dataloader(self) -> DataLoader:
+    def predict_dataloader(self) -> DataLoader[Item]:
+        """The images of `predict_split`."""
         return self._eval_loader(*self._predicted)
 
     @property
     def _predicted(self) -> tuple[str, ...]:
-        return {"all": SPLITS, "test": TESTED}.get(self.predict_split, (self.predict_split,))
+        return {"all": INDEX_SPLITS, "test": TESTED}.get(self.predict_split, (self.predict_split,))
 
-    def _eval_loader(self, *splits: str) -> DataLoader:
+    def _eval_loader(self, *splits: str) -> DataLoader[Item]:
+        sampler = ShardSampler(self.index.rows(*splits), rank(), world_size())
+        return self._loader(self.model.transform.compose(), sampler, self.eval_batch_size)
+
+    def _loader(
+        self,
+        transform: Callable[[Image.Image], Tensor],
+        sampler: Sampler[Key],
+        batch_size: int,
+        keep_workers: bool = False,
+    ) -> DataLoader[Item]:
         return DataLoader(
-            IdentityDataset(self.index, self._transform.compose()),
-            batch_size=self.eval_batch_size,
-            sampler=ShardSampler(self.index.rows(*splits), rank(), world_size()),
-            collate_fn=Collate(self.index, self._transform.size),
-            **self._loading,
+            IdentityDataset(self.index, transform, self.seed),
+            batch_size=batch_size,
+            sampler=sampler,
+            collate_fn=IdentityCollate(self.index, self.model.transform.size),
+            num_workers=self.workers,
+            pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
+            persistent_workers=keep_workers,
         )
-
-    @property
-    def _transform(self) -> Transform:
-        assert self.trainer is not None
-        root: Any = self.trainer.lightning_module
-        return root.transform
-
-    @property
-    def _loading(self) -> dict[str, Any]:
-        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return {"num_workers": self.workers, "pin_memory": on_gpu}
 
     # ------------------------------------------------------------------ bad input
 
@@ -264,11 +295,11 @@ class InstanceData(ResumableData):
 
     def on_after_batch_transfer(self, batch: IdentityBatch, dataloader_idx: int) -> IdentityBatch:
         """Normalise on the device."""
-        images = self._transform.normalise(batch.images)
+        images = self.model.transform.normalise(batch.images)
         return batch._replace(images=self.trainer.precision_plugin.convert_input(images) if self.trainer else images)
 
     def teardown(self, stage: str) -> None:
-        """Name what was skipped."""
+        """Log what was skipped."""
         if self.unreadable:
             names = "\n  ".join(self.unreadable)
             log.warning("%d unreadable files were skipped:\n  %s", len(self.unreadable), names)
@@ -318,7 +349,7 @@ class InstanceData(ResumableData):
             return
         if path.exists() and path.read_bytes() != self.index.manifest().encode():
             raise ValueError(
-                f"The data under {self.index.root} or its split is not what {path} says this run was trained on. "
-                "Restore the files, pass data.manifest, or start a new run without ckpt_path."
+                f"The data under {self.index.root} or its split differs from {path}, which lists what this run was "
+                "trained on. Restore the files, pass data.manifest, or start a new run without ckpt_path."
             )
         log.info("manifest %s, sha256 %s", path, self.index.save(path))

@@ -1,20 +1,17 @@
-"""What every reader promises, and what it says when it is pointed at the wrong data set."""
+"""What every reader does, and the error that it raises for the wrong dataset."""
 
-import inspect
 import logging
-from importlib import import_module
+import sys
+from dataclasses import MISSING, fields
 
 import numpy as np
 import pytest
 
 from tests.data.readers.trees import TREES, touch
-from zoo.data.readers import choose_reader, find_reader, fitting_readers, list_readers, read_with, refuse
+from zoo.data.holdout import HoldOut
+from zoo.data.readers import choose_reader, find_reader, fitting_readers, list_readers, read_with
 
 READERS = list_readers()
-
-
-def module(name):
-    return import_module(f"zoo.data.readers.{name}")
 
 
 def test_every_reader_has_a_tree_here():
@@ -22,15 +19,18 @@ def test_every_reader_has_a_tree_here():
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_signature_and_description(name):
-    parameters = inspect.signature(module(name).read).parameters
-    assert list(parameters)[:4] == ["root", "val_share", "test_share", "seed"]
-    assert [parameters[p].default for p in ("val_share", "test_share", "seed")] == [0.1, 0.3, 0]
-    options = list(parameters.values())[4:]
-    assert all(p.kind is p.KEYWORD_ONLY and p.default is not p.empty for p in options)
-    assert "\n    " in module(name).__doc__ and "\n" not in module(name).LAYOUT
-    for p in options:
-        assert f"        {p.name}: " in module(name).read.__doc__, "every option is explained"
+def test_name_and_description(name):
+    reader = find_reader(name)
+    assert reader.name == name and reader.__module__ == f"zoo.data.readers.{name}", "the name is that of its module"
+    assert "\n    " in sys.modules[reader.__module__].__doc__ and "\n" not in reader.layout
+    for option in fields(reader):
+        assert option.default is not MISSING and f"        {option.name}: " in reader.__doc__, (
+            "every option is explained"
+        )
+
+
+def test_without_arguments_a_tenth_is_validated_and_three_tenths_are_tested_on():
+    assert (HoldOut().val_share, HoldOut().test_share, HoldOut().seed) == (0.1, 0.3, 0)
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -41,18 +41,18 @@ def test_a_tree_fits_one_reader_alone_and_is_chosen(trees, name):
 
 @pytest.mark.parametrize("name", READERS)
 def test_rows_are_files_named_in_order_and_read_alike_every_time(trees, name):
-    index = read_with(name, trees[name], {"val_share": 0.3, "seed": 5})
+    index = read_with(name, trees[name], HoldOut(val_share=0.3, seed=5))
     assert all((index.root / path).is_file() for path in index.paths) and index.root == trees[name]
     assert len(set(index.paths)) == len(index)
     assert list(index.names) == sorted(index.names)
-    again = read_with(name, trees[name], {"val_share": 0.3, "seed": 5})
+    again = read_with(name, trees[name], HoldOut(val_share=0.3, seed=5))
     assert again.manifest() == index.manifest()
     assert index.cameras.dtype == np.int64 and index.cameras.shape == (len(index),) and (index.cameras >= -1).all()
 
 
 @pytest.mark.parametrize("name", READERS)
 def test_no_share_holds_out_none_that_is_not_published(trees, name):
-    index = read_with(name, trees[name], {"val_share": 0, "test_share": 0})
+    index = read_with(name, trees[name], HoldOut(val_share=0, test_share=0))
     assert bool(len(index.rows("val"))) == (name in ("rstpreid", "petface"))
 
 
@@ -71,13 +71,13 @@ def test_the_dataset_folder_and_its_parent_are_both_accepted(trees, name, tmp_pa
 
 @pytest.mark.parametrize("tree", READERS)
 @pytest.mark.parametrize("name", READERS)
-def test_at_the_wrong_tree_a_reader_says_what_it_expects_what_is_there_and_what_fits(trees, name, tree):
+def test_at_the_wrong_tree_the_error_names_what_is_expected_what_is_there_and_what_fits(trees, name, tree):
     if name == tree or (name, tree) == ("folder", "vggface2"):  # train and test with a folder for each identity
         return
     with pytest.raises(ValueError) as caught:
-        find_reader(name)(trees[tree])
+        read_with(name, trees[tree])
     message = str(caught.value)
-    assert str(trees[tree]) in message and module(name).LAYOUT in message
+    assert str(trees[tree]) in message and find_reader(name).layout in message
     first = sorted(trees[tree].iterdir())[0].name
     assert f"Found: {first}" in message
     assert f"Readers that fit: {tree}." in message
@@ -86,13 +86,13 @@ def test_at_the_wrong_tree_a_reader_says_what_it_expects_what_is_there_and_what_
 @pytest.mark.parametrize("name", READERS)
 def test_folders_that_are_missing_empty_or_files(name, tmp_path):
     with pytest.raises(FileNotFoundError, match="No folder .*missing"):
-        find_reader(name)(tmp_path / "missing")
+        read_with(name, tmp_path / "missing")
     (tmp_path / "file.txt").write_text("hello")
     with pytest.raises(FileNotFoundError, match="No folder .*file.txt"):
-        find_reader(name)(tmp_path / "file.txt")
+        read_with(name, tmp_path / "file.txt")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="expects"):
-        find_reader(name)(tmp_path / "empty")
+        read_with(name, tmp_path / "empty")
     assert fitting_readers(tmp_path) == []
 
 
@@ -101,11 +101,11 @@ def test_hidden_files_and_folders_are_left_alone(name, trees, tmp_path):
     TREES[name](tmp_path)
     for folder in [path for path in tmp_path.rglob("*") if path.is_dir()]:
         touch(folder, [".DS_Store", "._0001_c1s1_000151_00.jpg", ".cache/0001_c1s1_000151_00.jpg"])
-    read, expected = find_reader(name)(tmp_path), find_reader(name)(trees[name])
-    assert read.paths.tolist() == expected.paths.tolist()
+    index, expected = read_with(name, tmp_path), read_with(name, trees[name])
+    assert index.paths.tolist() == expected.paths.tolist()
 
 
-def test_several_data_sets_in_one_folder_have_to_be_told_apart(tmp_path):
+def test_one_of_several_datasets_in_a_folder_has_to_be_named(tmp_path):
     for name in ("one", "two"):
         TREES["market1501"](tmp_path)
         (tmp_path / "Market-1501-v15.09.15").rename(tmp_path / name)
@@ -151,4 +151,4 @@ def test_a_folder_of_many_folders_is_no_parent(tmp_path):
 def test_refuse_names_only_the_first_of_many_files(tmp_path):
     touch(tmp_path, (f"{i:03d}.jpg" for i in range(50)))
     with pytest.raises(ValueError, match=r"Found: 000.jpg, .*005.jpg and 44 more. No other reader fits"):
-        refuse("sop", tmp_path)
+        find_reader("sop").refuse(tmp_path)

@@ -3,6 +3,7 @@ import logging
 import pytest
 
 from tests.data.readers.trees import TREES, touch, write
+from zoo.data.holdout import HoldOut
 from zoo.data.readers import read_with
 
 
@@ -20,7 +21,7 @@ def pairs_of(index):
 
 
 def test_vggface2(trees):
-    index = read_with("vggface2", trees["vggface2"], {"val_share": 0})
+    index = read_with("vggface2", trees["vggface2"], HoldOut(val_share=0))
     assert index.names == ("n000001", "n000002", "n000003", "n000004", "n000009")
     assert [len(index.rows(split)) for split in ("train", "test")] == [9, 4]
     assert all(path.split("/")[0] == split for path, split in zip(index.paths, index.splits, strict=True))
@@ -30,7 +31,7 @@ def test_vggface2_broken_names_and_one_part_alone(tmp_path, caplog):
     TREES["vggface2"](tmp_path)
     touch(tmp_path / "train", ["n000002/face.jpg", "n2/0001_01.jpg"])
     with caplog.at_level(logging.WARNING):
-        index = read_with("vggface2", tmp_path, {"val_share": 0})
+        index = read_with("vggface2", tmp_path, HoldOut(val_share=0))
     assert len(index.rows("train")) == 9 and "n2" not in index.names
     assert "train/n000002/face.jpg" in caplog.text and "six digits, such as n2" in caplog.text
     (tmp_path / "train").rename(tmp_path / "other")
@@ -105,7 +106,7 @@ def test_lfw_a_table_that_is_none_is_refused(tmp_path, first, caplog):
     assert read_with("lfw", tmp_path).pairs is None and "announces 6000 pairs, and lists 0" in caplog.text
 
 
-def test_lfw_several_versions_of_the_images_have_to_be_told_apart(tmp_path):
+def test_lfw_several_versions_of_the_images_have_to_be_kept_apart(tmp_path):
     TREES["lfw"](tmp_path)
     touch(tmp_path / "lfw-deepfunneled", ["Abel_Pacheco/Abel_Pacheco_0001.jpg"])
     with pytest.raises(ValueError, match="several versions of the images: lfw, lfw-deepfunneled"):
@@ -142,7 +143,7 @@ def test_petface_without_val_lists_holds_identities_out(tmp_path):
     TREES["petface"](tmp_path)
     for family in ("cat", "dog"):
         (tmp_path / f"split/{family}/val.txt").unlink()
-    index = read_with("petface", tmp_path, {"val_share": 0.34})
+    index = read_with("petface", tmp_path, HoldOut(val_share=0.34))
     assert len(set(index.identities[index.rows("val")])) == 2
     assert not set(index.identities[index.rows("val")]) & set(index.identities[index.rows("train", "closed")])
 
@@ -170,9 +171,9 @@ def test_petface_nasty_lists(tmp_path, caplog):
     assert [len(index.rows(s)) for s in ("train", "val", "test", "closed")] == [6, 1, 3, 1]
     assert "images/cat/000022/00.png" in index.paths[index.rows("test")], "an image that only a pair names"
     assert len(index.pairs) == 1 and not index.pairs.same[0]
-    for said in (
+    for message in (
         "3 lines of train.csv that are not", "1 images of train.csv that are missing, such as cat/000099/00.png",
         "1 images of val.txt that show training identities", "2 images that are listed again",
         "1 pairs of verification.csv with an image that is missing", "1 pairs of verification.csv whose label",
     ):  # fmt: skip
-        assert said in caplog.text, said
+        assert message in caplog.text, message

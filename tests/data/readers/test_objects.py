@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 
 from tests.data.readers.trees import TREES, touch, write
+from zoo.data.holdout import HoldOut
 from zoo.data.readers import read_with
 
 # ---------------------------------------------------------------------- Stanford Online Products
 
 
 def test_sop_classes_categories_and_splits(trees):
-    index = read_with("sop", trees["sop"], {"val_share": 0})
+    index = read_with("sop", trees["sop"], HoldOut(val_share=0))
     assert index.names == ("00001", "00002", "00011", "11319", "11320")
     kinds = {(index.names[i], str(kind)) for i, kind in zip(index.identities, index.categories, strict=True)}
     assert kinds == {
@@ -26,7 +27,7 @@ def test_sop_holds_whole_classes_out(tmp_path):
     more = [f"{7 + view} 12 4 coffee_maker_final/111085122800012_{view}.JPG" for view in (0, 1)]
     write(top / "Ebay_train.txt", [*(top / "Ebay_train.txt").read_text().splitlines(), *more])
     touch(top, (line.split()[3] for line in more))
-    index = read_with("sop", tmp_path, {"val_share": 0.3, "seed": 1})
+    index = read_with("sop", tmp_path, HoldOut(val_share=0.3, seed=1))
     assert len(index.rows("val")) == 4 and len(set(index.identities[index.rows("val")])) == 2
     assert len(index.rows("test")) == 4
 
@@ -41,7 +42,7 @@ def test_sop_nasty_lists(tmp_path, caplog):
     touch(top, ["bicycle_final/with a space_0.JPG"])
     write(top / "Ebay_train.txt", lines + extra)
     with caplog.at_level(logging.WARNING):
-        index = read_with("sop", tmp_path, {"val_share": 0})
+        index = read_with("sop", tmp_path, HoldOut(val_share=0))
     assert len(index.rows("train")) == 6 and any("with a space" in path for path in index.paths)
     assert "skipped 2 lines of Ebay_train.txt" in caplog.text and "1 images that are listed again" in caplog.text
     assert f"1 images of Ebay_train.txt that are missing, such as Stanford_Online_Products/{gone}" in caplog.text

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from tests.data.readers.trees import TREES, touch, write
+from zoo.data.holdout import HoldOut
 from zoo.data.readers import read_with
 
 
@@ -21,7 +22,7 @@ def rows(index, *splits):
 
 
 def test_market_drops_junk_and_keeps_distractors_in_the_gallery(trees):
-    index = read_with("market1501", trees["market1501"], {"val_share": 0})
+    index = read_with("market1501", trees["market1501"], HoldOut(val_share=0))
     assert rows(index, "gallery") == {
         ("0001_c1s3_001051_01.jpg", "0001", "gallery", 0),
         ("0001_c4s3_001051_04.jpg", "0001", "gallery", 3),
@@ -106,13 +107,13 @@ def test_duke_and_cuhk03_np_are_known_by_their_folders(tmp_path, caplog):
     images = ["bounding_box_train/0001_c2_f0046182.jpg", "query/0005_c2_f0046985.jpg"]
     touch(tmp_path / "DukeMTMC-reID", images)
     with caplog.at_level(logging.WARNING):
-        duke = read_with("market1501", tmp_path / "DukeMTMC-reID", {"val_share": 0})
+        duke = read_with("market1501", tmp_path / "DukeMTMC-reID", HoldOut(val_share=0))
     assert duke.origins == ("dukemtmc",) and "DukeMTMC-reID publishes: train+val 16,522 images (found 1)" in caplog.text
     assert rows(duke, "train") == {("0001_c2_f0046182.jpg", "0001", "train", 1)}
     caplog.clear()
     for kind in ("labeled", "detected"):
         touch(tmp_path / "cuhk03-np" / kind, ["bounding_box_train/0001_c1_1.png", "bounding_box_test/0003_c2_7.png"])
-        index = read_with("market1501", tmp_path / "cuhk03-np" / kind, {"val_share": 0})
+        index = read_with("market1501", tmp_path / "cuhk03-np" / kind, HoldOut(val_share=0))
         assert index.origins == ("cuhk03",) and rows(index, "gallery") == {("0003_c2_7.png", "0003", "gallery", 1)}
     assert [record.getMessage().count("7,368") for record in caplog.records] == [1]
     with pytest.raises(ValueError, match="detected, labeled"):
@@ -120,14 +121,14 @@ def test_duke_and_cuhk03_np_are_known_by_their_folders(tmp_path, caplog):
     own = tmp_path / "own"
     touch(own, images)
     caplog.clear()
-    assert read_with("market1501", own, {"val_share": 0}).origins == () and not caplog.records
+    assert read_with("market1501", own, HoldOut(val_share=0)).origins == () and not caplog.records
 
 
 # ---------------------------------------------------------------------- MSMT17
 
 
 def test_msmt17_identities_of_train_and_test_stay_apart(trees):
-    index = read_with("msmt17", trees["msmt17"], {"val_share": 0})
+    index = read_with("msmt17", trees["msmt17"], HoldOut(val_share=0))
     assert index.names == ("test_0000", "test_0001", "test_0002", "train_0000", "train_0001", "train_0002")
     assert len(index.rows("train")) == 9, "list_val is trained on"
     assert rows(index, "query") == {
@@ -147,7 +148,7 @@ def test_msmt17_list_val_is_kept_out_of_training_when_asked(tmp_path):
             [*(top / f"list_{name}.txt").read_text().splitlines(), *(f"{path} 3" for path in more)],
         )
         touch(top / "train", more)
-    index = read_with("msmt17", tmp_path, {"val_share": 0.3}, {"train": "train"})
+    index = read_with("msmt17", tmp_path, HoldOut(val_share=0.3), {"train": "train"})
     assert len(index.rows("closed")) == 2 and len(index.rows("train")) == 4
     held = set(index.identities[index.rows("val")].tolist())
     assert len(held) == 2 and len(index.rows("val")) == 6, "all images of an identity that is held out are"
@@ -172,7 +173,7 @@ def test_msmt17_missing_files_broken_lines_and_repeated_ones_are_skipped(tmp_pat
     write(top / "list_query.txt", [*lines, "", lines[0], "0009/0009_000.jpg 9", "no identity"])
     (top / "list_val.txt").unlink()
     with caplog.at_level(logging.WARNING):
-        index = read_with("msmt17", tmp_path, {"val_share": 0})
+        index = read_with("msmt17", tmp_path, HoldOut(val_share=0))
     assert len(index.rows("train")) == 5 and len(index.rows("query")) == 2
     assert "skipped 1 images of list_train.txt that are missing" in caplog.text
     assert "skipped 2 lines of list_query.txt" in caplog.text and "0009/0009_000.jpg 9" in caplog.text
@@ -184,7 +185,7 @@ def test_msmt17_missing_files_broken_lines_and_repeated_ones_are_skipped(tmp_pat
 
 @pytest.mark.parametrize("boxes", ["detected", "labeled"])
 def test_cuhk03_follows_the_protocol_which_counts_from_1(trees, boxes):
-    index = read_with("cuhk03", trees["cuhk03"], {"val_share": 0}, {"boxes": boxes})
+    index = read_with("cuhk03", trees["cuhk03"], HoldOut(val_share=0), {"boxes": boxes})
     assert {path.split("/")[0] for path in index.paths} == {f"images_{boxes}"}
     assert rows(index, "query", "gallery") == {
         ("1_002_1_01.png", "0002", "query", 0),
@@ -219,7 +220,7 @@ def test_cuhk03_with_a_file_that_is_no_protocol(tmp_path):
 
 
 def test_lpw_identities_belong_to_their_scene(trees):
-    index = read_with("lpw", trees["lpw"], {"val_share": 0})
+    index = read_with("lpw", trees["lpw"], HoldOut(val_share=0))
     assert index.names == ("scen1/1", "scen1/2", "scen2/1", "scen2/2", "scen3/1")
     assert {(r[1], r[3]) for r in rows(index, "query")} == {("scen1/1", 12), ("scen1/2", 12)}
     assert {r[3] for r in rows(index, "gallery")} == {11, 13}
@@ -238,7 +239,7 @@ def test_lpw_slim_and_broken_names(tmp_path, trees, caplog):
 
 
 def test_prcc_tells_queries_in_the_same_clothes_from_those_in_others(trees):
-    index = read_with("prcc", trees["prcc"], {"val_share": 0})
+    index = read_with("prcc", trees["prcc"], HoldOut(val_share=0))
     clothes = index.attributes["clothes"]
     assert {(str(s), int(c), str(w)) for s, c, w in zip(index.splits, index.cameras, clothes, strict=True)} == {
         ("gallery", 0, ""), ("query", 1, "same"), ("query", 2, "changed"),
@@ -253,7 +254,7 @@ def test_prcc_val_of_people_who_are_not_trained_on_is_val(tmp_path, caplog):
     TREES["prcc"](tmp_path)
     touch(tmp_path / "prcc/rgb/val/009", ["A_cropped_rgb001.jpg", "cropped_rgb001.jpg"])
     with caplog.at_level(logging.WARNING):
-        index = read_with("prcc", tmp_path, {"val_share": 0})
+        index = read_with("prcc", tmp_path, HoldOut(val_share=0))
     assert {r[1] for r in rows(index, "val")} == {"009"} and "skipped 1 images whose name does not begin" in caplog.text
 
 

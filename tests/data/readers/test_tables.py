@@ -3,6 +3,7 @@ import logging
 import pytest
 
 from tests.data.readers.trees import TREES, touch, write
+from zoo.data.holdout import HoldOut
 from zoo.data.readers import read_with
 
 # ---------------------------------------------------------------------- open-metric-learning
@@ -13,7 +14,7 @@ def by_name(index, column):
 
 
 def test_oml_roles(trees):
-    index = read_with("oml_csv", trees["oml_csv"], {"val_share": 0})
+    index = read_with("oml_csv", trees["oml_csv"], HoldOut(val_share=0))
     splits = by_name(index, index.splits)
     assert {name: splits[name] for name in ("c0.jpg", "c1.jpg", "c2.jpg", "d0.jpg", "d1.jpg")} == {
         "c0.jpg": "query",
@@ -66,7 +67,7 @@ def test_oml_nasty_rows(tmp_path, caplog):
     ]
     write(tmp_path / "df.csv", lines)
     with caplog.at_level(logging.WARNING):
-        index = read_with("oml_csv", tmp_path, {"val_share": 0})
+        index = read_with("oml_csv", tmp_path, HoldOut(val_share=0))
     assert len(index) == 9 and {"images/a0.jpg", "images/a1.jpg"} < set(index.paths)
     assert "skipped 7 rows without" in caplog.text and "skipped 1 images that are missing" in caplog.text
     assert f"skipped 1 images that are not below {tmp_path}, such as {outside}" in caplog.text

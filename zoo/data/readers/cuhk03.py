@@ -9,85 +9,66 @@ al., Re-ranking Person Re-identification with k-reciprocal Encoding, CVPR 2017. 
 folders in the style of Market-1501, is read by the reader market1501.
 """
 
-import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
-from zoo.data.index import IdentityIndex
-from zoo.data.readers import refuse
-from zoo.data.readers._layout import (
-    Count,
-    Files,
-    Row,
-    Skipped,
-    build,
-    candidates,
-    compare,
-    dataset_folder,
-    hold_out,
-    prefix_of,
-)
+from zoo.data.files import Files
+from zoo.data.readers.base import Count, Published, Reader, Row, register
 
-log = logging.getLogger(__name__)
-
-LAYOUT = "images_{detected,labeled}/1_001_1_01.png beside cuhk03_new_protocol_config_{detected,labeled}.mat"
 #: The counts of the detected boxes are not confirmed at a source.
-PUBLISHED = {
+_COUNTS = {
     "labeled": {"train+val": Count(7_368, 767), "query": Count(1_400, 700), "gallery": Count(5_328, 700)},
     "detected": {"train+val": Count(None, 767), "query": Count(None, 700), "gallery": Count(None, 700)},
 }
-
 _RAW = "cuhk-03.mat"
 
 
-def fits(root: Path) -> bool:
-    """Whether `root`, or a folder in it, holds the protocol, or the images still packed."""
-    return bool(candidates(root, _is_dataset))
-
-
-def read(
-    root: Path,
-    val_share: float = 0.1,
-    test_share: float = 0.3,
-    seed: int = 0,
-    *,
-    boxes: Literal["detected", "labeled"] = "detected",
-) -> IdentityIndex:
-    """Index CUHK03 under the new protocol.
+@register
+@dataclass(frozen=True)
+class CUHK03(Reader):
+    """Reads CUHK03 under the new protocol.
 
     Args:
-        root: the data set's folder, or its parent.
-        val_share: share of the training identities to validate on.
-        test_share: not used: the test identities are published.
-        seed: which identities are validated on.
         boxes: persons cut out by a detector, or by hand.
-
-    Raises:
-        FileNotFoundError: no such folder.
-        ValueError: another layout, images that are not extracted, or a protocol that is none.
     """
-    folder = dataset_folder("cuhk03", root, _is_dataset)
-    config, where = _config(folder, boxes), folder / f"images_{boxes}"
-    if not where.is_dir():
-        refuse("cuhk03", root, _how_to_extract(folder, boxes))
-    if not config.is_file():
-        refuse("cuhk03", root, f"{config.name} is missing; it is distributed with the new protocol.")
-    skipped, files, prefix = Skipped(log, folder), Files(root), prefix_of(root, where)
-    rows = []
-    for name, identity, split in _protocol(config):
-        fields = name.split("_")
-        if len(fields) != 4 or not fields[2].isdigit():
-            skipped.add("images whose name is not <pair>_<person>_<view>_<image>", name)
-        elif prefix + name not in files:
-            skipped.add("images of the protocol that are missing", prefix + name)
-        else:
-            rows.append(Row(prefix + name, f"{identity:04d}", split, int(fields[2]) - 1))
-    skipped.report()
-    index = build(root, hold_out(rows, val_share, seed), origins=("cuhk03",))
-    compare(log, f"CUHK03, {boxes}, new protocol,", PUBLISHED[boxes], index)
-    return index
+
+    name = "cuhk03"
+    layout = "images_{detected,labeled}/1_001_1_01.png beside cuhk03_new_protocol_config_{detected,labeled}.mat"
+
+    boxes: Literal["detected", "labeled"] = "detected"
+
+    @classmethod
+    def is_dataset(cls, folder: Path) -> bool:
+        """The images may still be packed."""
+        named = [_config(folder, boxes) for boxes in _COUNTS]
+        return any(path.is_file() for path in named) or _raw(folder) is not None
+
+    def rows(self, files: Files) -> Iterator[Row]:
+        """
+        Raises:
+            ValueError: images that are not extracted, or a protocol that is none.
+        """
+        config, where = _config(files.place, self.boxes), files.place / f"images_{self.boxes}"
+        if not where.is_dir():
+            self.refuse(files.root, _how_to_extract(files.place, self.boxes))
+        if not config.is_file():
+            self.refuse(files.root, f"{config.name} is missing; it is distributed with the new protocol.")
+        prefix = files.prefix(where)
+        for name, identity, split in _protocol(config):
+            fields = name.split("_")
+            if len(fields) != 4 or not fields[2].isdigit():
+                files.skip("images whose name is not <pair>_<person>_<view>_<image>", name)
+            elif prefix + name not in files:
+                files.skip("images of the protocol that are missing", prefix + name)
+            else:
+                yield Row(prefix + name, f"{identity:04d}", split, int(fields[2]) - 1)
+
+    def published_for(self, place: Path, rows: list[Row]) -> Published:
+        return Published(f"CUHK03, {self.boxes}, new protocol,", _COUNTS[self.boxes], origins=("cuhk03",))
 
 
 def _protocol(config: Path) -> list[tuple[str, int, str]]:
@@ -96,7 +77,7 @@ def _protocol(config: Path) -> list[tuple[str, int, str]]:
     from scipy.io.matlab import MatReadError
 
     try:
-        mat: dict[str, Any] = loadmat(config)
+        mat: dict[str, np.ndarray] = loadmat(config)
         names = [str(np.ravel(cell)[0]) for cell in mat["filelist"].ravel()]
         labels = mat["labels"].ravel().astype(int).tolist()
         parts = {split: mat[f"{split}_idx"].ravel().astype(int) - 1 for split in ("train", "query", "gallery")}
@@ -106,11 +87,6 @@ def _protocol(config: Path) -> list[tuple[str, int, str]]:
             f"{config} is no protocol of CUHK03: {error}. It must hold filelist, labels, train_idx, query_idx and "
             "gallery_idx; get it again."
         ) from error
-
-
-def _is_dataset(folder: Path) -> bool:
-    named = [_config(folder, boxes) for boxes in ("detected", "labeled")]
-    return any(path.is_file() for path in named) or _raw(folder) is not None
 
 
 def _config(folder: Path, boxes: str) -> Path:

@@ -9,89 +9,71 @@ Kordopatis-Zilos et al., ILIAS: Instance-Level Image retrieval At Scale, CVPR 20
 distributed apart, as shards: unpack as many as are wanted into one folder.
 """
 
-import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from zoo.data.index import IdentityIndex
-from zoo.data.readers._layout import (
-    Count,
-    Row,
-    Skipped,
-    build,
-    candidates,
-    compare,
-    dataset_folder,
-    images,
-    images_below,
-    lines_of,
-    subfolders,
-)
-
-log = logging.getLogger(__name__)
-
-LAYOUT = "<object>_<3 digits>/query/Q000_00.jpg and <object>_<3 digits>/pos/P000_00.jpg"
-PUBLISHED = {"query": Count(1_232, 1_000), "gallery": Count(4_715, None)}
+from zoo.data.files import Files, image_names, lines_of, subfolders
+from zoo.data.index import NO_BOX
+from zoo.data.readers.base import Box, Count, Published, Reader, Row, register
 
 _FOLDERS = {"query": ("query", re.compile(r"Q\d+_\d+\.\w+")), "pos": ("gallery", re.compile(r"P\d+_\d+\.\w+"))}
 _DISTRACTOR = "distractor"
-_NO_BOX = (-1.0, -1.0, -1.0, -1.0)
 _LOOK_AT = 5
 
 
-def fits(root: Path) -> bool:
-    """Whether `root`, or a folder in it, holds objects with queries or positives."""
-    return bool(candidates(root, _is_dataset))
-
-
-def read(
-    root: Path,
-    val_share: float = 0.1,
-    test_share: float = 0.3,
-    seed: int = 0,
-    *,
-    crop: bool = True,
-    distractors: str | None = None,
-) -> IdentityIndex:
-    """Index ILIAS: image queries, their positives, and perhaps distractors.
+@register
+@dataclass(frozen=True)
+class ILIAS(Reader):
+    """Reads ILIAS: image queries, their positives, and perhaps distractors.
 
     Args:
-        root: the folder ilias_core, or its parent.
-        val_share: not used: there is nothing to train on.
-        test_share: not used, likewise.
-        seed: not used, likewise.
         crop: cut the queries to the box around all boxes of the object; else they are seen whole. Positives always are.
         distractors: a folder of further gallery images, relative to root.
-
-    Raises:
-        FileNotFoundError: no such folder.
-        ValueError: another layout, or a folder of distractors without images.
     """
-    folder = dataset_folder("ilias", root, _is_dataset)
-    skipped = Skipped(log, folder)
-    rows, boxes = [], []
-    for thing in subfolders(folder):
-        for name, (split, pattern) in _FOLDERS.items():
-            for path, image in images(root, thing / name):
-                if not pattern.fullmatch(image):
-                    skipped.add(f"images of {name}/ whose name is not like {name[0].upper()}000_00.jpg", path)
-                    continue
-                rows.append(Row(path, thing.name, split))
-                boxes.append(_box(root / path, skipped) if crop and split == "query" else _NO_BOX)
-    if distractors is not None:
-        rows += _distractors(root, distractors, {row.path for row in rows})
-        boxes += [_NO_BOX] * (len(rows) - len(boxes))
-    skipped.report()
-    index = build(root, rows, boxes=np.array(boxes, dtype=np.float32) if crop else None, origins=("ilias",))
-    if distractors is None:
-        compare(log, "ILIAS", PUBLISHED, index)
-    return index
+
+    name = "ilias"
+    layout = "<object>_<3 digits>/query/Q000_00.jpg and <object>_<3 digits>/pos/P000_00.jpg"
+    published = Published("ILIAS", {"query": Count(1_232, 1_000), "gallery": Count(4_715, None)}, origins=("ilias",))
+
+    crop: bool = True
+    distractors: str | None = None
+
+    @classmethod
+    def is_dataset(cls, folder: Path) -> bool:
+        return any(
+            pattern.fullmatch(name)
+            for thing in subfolders(folder)[:_LOOK_AT]
+            for part, (_, pattern) in _FOLDERS.items()
+            for name in image_names(thing / part)[:1]
+        )
+
+    def rows(self, files: Files) -> Iterator[Row]:
+        """
+        Raises:
+            ValueError: a folder of distractors without images.
+        """
+        taken = set()
+        for thing in subfolders(files.place):
+            for part, (split, pattern) in _FOLDERS.items():
+                for path, image in files.images(thing / part):
+                    if not pattern.fullmatch(image):
+                        files.skip(f"images of {part}/ whose name is not like {part[0].upper()}000_00.jpg", path)
+                        continue
+                    taken.add(path)
+                    box = _box(thing / part / image, files) if self.crop and split == "query" else NO_BOX
+                    yield Row(path, thing.name, split, box=box)
+        if self.distractors is not None:
+            yield from _distractors(files, self.distractors, taken)
+
+    def published_for(self, place: Path, rows: list[Row]) -> Published:
+        return self.published if self.distractors is None else self.published._replace(counts={})
 
 
-def _box(image: Path, skipped: Skipped) -> Sequence[float]:
+def _box(image: Path, files: Files) -> Box:
     """x, y, w, h around all boxes of an image, as the reference extraction crops."""
     table = image.with_name(f"{image.stem}_bbox.txt")
     try:
@@ -102,26 +84,14 @@ def _box(image: Path, skipped: Skipped) -> Sequence[float]:
             return left, top, (x + w).max() - left, (y + h).max() - top
     except (OSError, ValueError):
         pass
-    skipped.add("boxes of queries, which are seen whole,", table.name)
-    return _NO_BOX
+    files.skip("boxes of queries, which are seen whole,", table.name)
+    return NO_BOX
 
 
-def _distractors(root: Path, folder: str, taken: set[str]) -> list[Row]:
-    where = root / folder
-    paths = [path for path in images_below(root, where) if path not in taken] if _is_inside(root, where) else []
+def _distractors(files: Files, folder: str, taken: set[str]) -> Iterator[Row]:
+    root, where = files.root, files.root / folder
+    is_inside = where.is_dir() and where.is_relative_to(root) and ".." not in where.relative_to(root).parts
+    paths = [path for path in files.images_below(where) if path not in taken] if is_inside else []
     if not paths:
         raise ValueError(f"No distractors in {where}. Give the option distractors a folder of images inside {root}.")
-    return [Row(path, _DISTRACTOR, "gallery") for path in paths]
-
-
-def _is_inside(root: Path, where: Path) -> bool:
-    return where.is_dir() and where.is_relative_to(root) and ".." not in where.relative_to(root).parts
-
-
-def _is_dataset(folder: Path) -> bool:
-    return any(
-        pattern.fullmatch(name)
-        for thing in subfolders(folder)[:_LOOK_AT]
-        for part, (_, pattern) in _FOLDERS.items()
-        for _, name in images(thing, thing / part)[:1]
-    )
+    return (Row(path, _DISTRACTOR, "gallery") for path in paths)

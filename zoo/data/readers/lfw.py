@@ -13,82 +13,91 @@ Huang et al., Labeled Faces in the Wild, technical report 07-49, University of M
 
 import logging
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from zoo.data.index import IdentityIndex, Pairs
-from zoo.data.readers._layout import (
-    Count,
-    Row,
-    Skipped,
-    build,
-    candidates,
-    compare,
-    dataset_folder,
-    images,
-    lines_of,
-    subfolders,
-)
+from zoo.data.files import Files, image_names, lines_of, subfolders
+from zoo.data.readers.base import Count, Pair, Published, Reader, Row, register
 from zoo.distributed import rank
 
 log = logging.getLogger(__name__)
 
-LAYOUT = "<people>/<Name>/<Name>_0001.jpg and pairs.txt"
-PUBLISHED = {"test": Count(13_233, 5_749)}  # README of the data set
-
-_PAIRS = "pairs*.txt"
+_TABLES = "pairs*.txt"
 _NUMBER = re.compile(r"_(\d{4})\.\w+$")
 _LOOK_AT = 5
 
 
-def fits(root: Path) -> bool:
-    """Whether `root`, or a folder in it, holds a table of pairs and folders of people."""
-    return bool(candidates(root, _is_dataset))
-
-
-def read(
-    root: Path, val_share: float = 0.1, test_share: float = 0.3, seed: int = 0, *, pairs: str = "pairs.txt"
-) -> IdentityIndex:
-    """Index LFW. Every image is in the split test.
+@register
+@dataclass(frozen=True)
+class LFW(Reader):
+    """Reads LFW. Every image is in the split test.
 
     Args:
-        root: the data set's folder, or its parent.
-        val_share: not used: there is nothing to train on.
-        test_share: not used, likewise.
-        seed: not used, likewise.
         pairs: name of the table of pairs.
-
-    Raises:
-        FileNotFoundError: no such folder, or no such table of pairs.
-        ValueError: another layout, or a table that is none.
     """
-    folder = dataset_folder("lfw", root, _is_dataset)
-    people = _people(folder)
-    if len(people) > 1:
-        names = ", ".join(place.name for place in people)
-        raise ValueError(f"{folder} holds several versions of the images: {names}. Keep one beside the pairs.")
-    table = next((place / pairs for place in (folder, people[0]) if (place / pairs).is_file()), None)
-    if table is None:
-        there = sorted({path.name for place in (folder, people[0]) for path in place.glob(_PAIRS)})
-        raise FileNotFoundError(f"No table {pairs} in {folder} or {people[0]}. There are {', '.join(there)}.")
-    skipped = Skipped(log, folder)
-    rows: list[Row] = []
-    row_of: dict[tuple[str, int], int] = {}
-    for person in subfolders(people[0]):
-        for path, name in images(root, person):
-            match = _NUMBER.search(name)
-            if match is None or not name.startswith(f"{person.name}_"):
-                skipped.add("images whose name is not <Name>_<4 digits>", path)
-                continue
-            row_of[person.name, int(match[1])] = len(rows)
-            rows.append(Row(path, person.name, "test"))
-    found = _read_pairs(table, row_of, skipped)
-    skipped.report()
-    index = build(root, rows, pairs=found, origins=("lfw",))
-    compare(log, "LFW", PUBLISHED, index)
-    return index
+
+    name = "lfw"
+    layout = "<people>/<Name>/<Name>_0001.jpg and pairs.txt"
+    published = Published("LFW", {"test": Count(13_233, 5_749)}, origins=("lfw",))  # README of the dataset
+
+    pairs: str = "pairs.txt"
+
+    @classmethod
+    def is_dataset(cls, folder: Path) -> bool:
+        """Whether it holds a table of pairs and folders of people."""
+        people = _people(folder)
+        return bool(people) and any(True for place in (folder, people[0]) for _ in place.glob(_TABLES))
+
+    def rows(self, files: Files) -> Iterator[Row]:
+        people, _ = self._people_and_table(files.place)
+        for person in subfolders(people):
+            for path, name in files.images(person):
+                if _NUMBER.search(name) is None or not name.startswith(f"{person.name}_"):
+                    files.skip("images whose name is not <Name>_<4 digits>", path)
+                else:
+                    yield Row(path, person.name, "test")
+
+    def verification(self, files: Files, rows: list[Row]) -> Iterator[Pair]:
+        """
+        Raises:
+            ValueError: a table that is none.
+        """
+        _, table = self._people_and_table(files.place)
+        path_of = {(row.identity, int(match[1])): row.path for row in rows if (match := _NUMBER.search(row.path))}
+        folds, each, lines = _read(table)
+        for number, line in enumerate(lines):
+            images = _parse(line)
+            if images is None:
+                files.skip(f"lines of {table.name} that name no two images", line)
+            elif not all(image in path_of for image in images):
+                files.skip("pairs with an image that is missing", line.replace("\t", " "))
+            else:
+                one, other = images
+                fold = number // (2 * each) + 1 if folds else 0
+                yield Pair(path_of[one], path_of[other], one[0] == other[0], fold)
+
+    def _people_and_table(self, folder: Path) -> tuple[Path, Path]:
+        """The folder of the people and the table of pairs.
+
+        Raises:
+            FileNotFoundError: no such table of pairs.
+            ValueError: several versions of the images.
+        """
+        people = _people(folder)
+        if len(people) > 1:
+            names = ", ".join(place.name for place in people)
+            raise ValueError(f"{folder} holds several versions of the images: {names}. Keep one beside the pairs.")
+        places = (folder, people[0])
+        table = next((place / self.pairs for place in places if (place / self.pairs).is_file()), None)
+        if table is None:
+            there = sorted({path.name for place in places for path in place.glob(_TABLES)})
+            raise FileNotFoundError(f"No table {self.pairs} in {folder} or {people[0]}. There are {', '.join(there)}.")
+        return people[0], table
 
 
-def _read_pairs(table: Path, row_of: dict[tuple[str, int], int], skipped: Skipped) -> Pairs | None:
+def _read(table: Path) -> tuple[int, int, list[str]]:
+    """Folds, 0 where there are none; pairs of one person, and of two, in each; and the lines of the pairs."""
     first_line, *lines = lines_of(table) or [""]
     numbers = first_line.split()
     if len(numbers) not in (1, 2) or not all(number.isdigit() for number in numbers):
@@ -98,17 +107,7 @@ def _read_pairs(table: Path, row_of: dict[tuple[str, int], int], skipped: Skippe
     folds, each = (int(numbers[0]), int(numbers[1])) if len(numbers) == 2 else (0, int(numbers[0]))
     if len(lines) != 2 * each * max(folds, 1) and rank() == 0:
         log.warning("%s announces %d pairs, and lists %d", table, 2 * each * max(folds, 1), len(lines))
-    found = []
-    for number, line in enumerate(lines):
-        images_of = _parse(line)
-        if images_of is None:
-            skipped.add(f"lines of {table.name} that name no two images", line)
-        elif not all(image in row_of for image in images_of):
-            skipped.add("pairs with an image that is missing", line.replace("\t", " "))
-        else:
-            one, other = images_of
-            found.append((row_of[one], row_of[other], one[0] == other[0], number // (2 * each) + 1 if folds else 0))
-    return Pairs.build(*zip(*found, strict=True)) if found else None
+    return folds, each, lines
 
 
 def _parse(line: str) -> tuple[tuple[str, int], tuple[str, int]] | None:
@@ -118,11 +117,6 @@ def _parse(line: str) -> tuple[tuple[str, int], tuple[str, int]] | None:
     if len(fields) not in (3, 4) or not (fields[1].isdigit() and fields[-1].isdigit()):
         return None
     return (name, int(fields[1])), (other, int(fields[-1]))
-
-
-def _is_dataset(folder: Path) -> bool:
-    people = _people(folder)
-    return bool(people) and any(True for place in (folder, people[0]) for _ in place.glob(_PAIRS))
 
 
 def _people(folder: Path) -> list[Path]:
@@ -137,5 +131,5 @@ def _holds_people(folder: Path) -> bool:
     return any(
         _NUMBER.search(name) and name.startswith(f"{person.name}_")
         for person in subfolders(folder)[:_LOOK_AT]
-        for _, name in images(person, person)[:1]
+        for name in image_names(person)[:1]
     )

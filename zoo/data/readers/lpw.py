@@ -9,86 +9,52 @@ are numbered anew in every scene and shared by its views. Scenes 2 and 3 are tra
 and the others are the gallery.
 """
 
-import logging
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from zoo.data.index import IdentityIndex
-from zoo.data.readers._layout import (
-    Count,
-    Row,
-    Skipped,
-    build,
-    candidates,
-    compare,
-    dataset_folder,
-    hold_out,
-    images,
-    subfolders,
-)
-
-log = logging.getLogger(__name__)
-
-LAYOUT = "scen{1,2,3}/view<n>/<identity>/<number>.jpg, perhaps below data_slim/"
-PUBLISHED = {
-    "train+val": Count(418_739, 1_975),
-    "query": Count(63_118, None),
-    "gallery": Count(108_690, None),
-}
+from zoo.data.files import Files, subfolders
+from zoo.data.readers.base import Count, Published, Reader, Row, register
 
 _SCENE, _VIEW, _IMAGE = re.compile(r"scen([123])"), re.compile(r"view(\d+)"), re.compile(r"\d+\.\w+")
 _TEST_SCENE, _QUERY_VIEW = 1, 2
 _SLIM = "data_slim"
 
 
-def fits(root: Path) -> bool:
-    """Whether `root`, or a folder in it, holds a folder of a scene with a view."""
-    return bool(candidates(root, _is_dataset))
+@register
+@dataclass(frozen=True)
+class LPW(Reader):
+    """Reads LPW; a camera's number is 10 * scene + view."""
 
+    name = "lpw"
+    layout = "scen{1,2,3}/view<n>/<identity>/<number>.jpg, perhaps below data_slim/"
+    published = Published(
+        "LPW",
+        {"train+val": Count(418_739, 1_975), "query": Count(63_118, None), "gallery": Count(108_690, None)},
+        origins=("lpw",),
+    )
 
-def read(root: Path, val_share: float = 0.1, test_share: float = 0.3, seed: int = 0) -> IdentityIndex:
-    """Index LPW.
+    @classmethod
+    def is_dataset(cls, folder: Path) -> bool:
+        return bool(_views(folder))
 
-    Args:
-        root: the data set's folder, or its parent.
-        val_share: share of the training identities to validate on.
-        test_share: not used: the test identities are published.
-        seed: which identities are validated on.
-
-    Raises:
-        FileNotFoundError: no such folder.
-        ValueError: another layout.
-    """
-    folder = dataset_folder("lpw", root, _is_dataset)
-    skipped = Skipped(log, folder)
-    rows = []
-    for scene, view, where in _views(_inner(folder)):
-        split = "train" if scene != _TEST_SCENE else "query" if view == _QUERY_VIEW else "gallery"
-        for person in subfolders(where):
-            for path, name in images(root, person):
-                if _IMAGE.fullmatch(name):
-                    rows.append(Row(path, f"scen{scene}/{person.name}", split, 10 * scene + view))
-                else:
-                    skipped.add("images whose name is not a number", path)
-    skipped.report()
-    index = build(root, hold_out(rows, val_share, seed), origins=("lpw",))
-    compare(log, "LPW", PUBLISHED, index)
-    return index
+    def rows(self, files: Files) -> Iterator[Row]:
+        for scene, view, where in _views(files.place):
+            split = "train" if scene != _TEST_SCENE else "query" if view == _QUERY_VIEW else "gallery"
+            for person in subfolders(where):
+                for path, name in files.images(person):
+                    if _IMAGE.fullmatch(name):
+                        yield Row(path, f"scen{scene}/{person.name}", split, 10 * scene + view)
+                    else:
+                        files.skip("images whose name is not a number", path)
 
 
 def _views(folder: Path) -> list[tuple[int, int, Path]]:
-    """(scene, view, folder)"""
+    """(scene, view, folder) of every view of a dataset."""
     found = []
-    for scene in subfolders(folder):
+    for scene in subfolders(folder / _SLIM if (folder / _SLIM).is_dir() else folder):
         if matched := _SCENE.fullmatch(scene.name):
             views = [(_VIEW.fullmatch(view.name), view) for view in subfolders(scene)]
             found += [(int(matched[1]), int(match[1]), view) for match, view in views if match]
     return found
-
-
-def _is_dataset(folder: Path) -> bool:
-    return bool(_views(_inner(folder)))
-
-
-def _inner(folder: Path) -> Path:
-    return folder / _SLIM if (folder / _SLIM).is_dir() else folder

@@ -11,104 +11,68 @@ and test are both numbered from 0: they are named train_0000 and test_0000 here.
 training identities.
 """
 
-import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from zoo.data.index import IdentityIndex
-from zoo.data.readers._layout import (
-    Count,
-    Files,
-    Row,
-    Skipped,
-    build,
-    candidates,
-    compare,
-    dataset_folder,
-    hold_out,
-    lines_of,
-    once,
-    prefix_of,
-)
-
-log = logging.getLogger(__name__)
-
-LAYOUT = "list_{train,val,query,gallery}.txt beside train/ and test/, or mask_train_v2/ and mask_test_v2/"
-PUBLISHED = {
-    "train+val+closed": Count(32_621, None),
-    "query": Count(11_659, None),
-    "gallery": Count(82_161, None),
-    "train+val+closed+query+gallery": Count(None, 4_101),
-}
+from zoo.data.files import Files, lines_of
+from zoo.data.readers.base import Count, Published, Reader, Row, listed, register
 
 _FOLDERS = {"train": ("train", "mask_train_v2"), "test": ("test", "mask_test_v2")}
 #: list -> folder its paths are in.
 _LISTS = {"train": "train", "val": "train", "query": "test", "gallery": "test"}
 
 
-def fits(root: Path) -> bool:
-    """Whether `root`, or a folder in it, holds a list of query or training images, and one of the image folders."""
-    return bool(candidates(root, _is_dataset))
-
-
-def read(
-    root: Path,
-    val_share: float = 0.1,
-    test_share: float = 0.3,
-    seed: int = 0,
-    *,
-    train: Literal["train", "train+val"] = "train+val",
-) -> IdentityIndex:
-    """Index MSMT17.
+@register
+@dataclass(frozen=True)
+class MSMT17(Reader):
+    """Reads MSMT17.
 
     Args:
-        root: the data set's folder, or its parent.
-        val_share: share of the training identities to validate on.
-        test_share: not used: the test identities are published.
-        seed: which identities are validated on.
         train: which lists are trained on. Papers do either; with "train" alone, the images of list_val become the
             split "closed".
-
-    Raises:
-        FileNotFoundError: no such folder.
-        ValueError: another layout.
     """
-    folder = dataset_folder("msmt17", root, _is_dataset)
-    skipped, files = Skipped(log, folder), Files(root)
-    rows = []
-    for name, part in _LISTS.items():
-        table = folder / f"list_{name}.txt"
-        if not table.is_file():
-            skipped.add("lists that are missing", table.name)
-            continue
-        split = name if part == "test" else "closed" if name == "val" and train == "train" else "train"
-        prefix = prefix_of(root, _image_folder(folder, part))
-        for line in lines_of(table):
-            row = _parse(line, prefix, part, split)
-            if row is None:
-                skipped.add(f"lines of {table.name} that are not <path> <identity>", line)
-            elif row.path not in files:
-                skipped.add(f"images of {table.name} that are missing", row.path)
-            else:
-                rows.append(row)
-    rows = once(rows, skipped)
-    skipped.report()
-    index = build(root, hold_out(rows, val_share, seed), origins=("msmt17",))
-    compare(log, "MSMT17", PUBLISHED, index)
-    return index
+
+    name = "msmt17"
+    layout = "list_{train,val,query,gallery}.txt beside train/ and test/, or mask_train_v2/ and mask_test_v2/"
+    published = Published(
+        "MSMT17",
+        {
+            "train+val+closed": Count(32_621, None),
+            "query": Count(11_659, None),
+            "gallery": Count(82_161, None),
+            "train+val+closed+query+gallery": Count(None, 4_101),
+        },
+        origins=("msmt17",),
+    )
+
+    train: Literal["train", "train+val"] = "train+val"
+
+    @classmethod
+    def is_dataset(cls, folder: Path) -> bool:
+        lists = any((folder / f"list_{name}.txt").is_file() for name in ("train", "query"))
+        return lists and any(_image_folder(folder, part).is_dir() for part in _FOLDERS)
+
+    def rows(self, files: Files) -> Iterator[Row]:
+        for name, part in _LISTS.items():
+            table = files.place / f"list_{name}.txt"
+            if not table.is_file():
+                files.skip("lists that are missing", table.name)
+                continue
+            split = name if part == "test" else "closed" if name == "val" and self.train == "train" else "train"
+            parse = partial(_parse, files.prefix(_image_folder(files.place, part)), part, split)
+            unusable = f"lines of {table.name} that are not <path> <identity>"
+            yield from listed(files, table.name, lines_of(table), parse, unusable)
 
 
-def _parse(line: str, prefix: str, part: str, split: str) -> Row | None:
+def _parse(prefix: str, part: str, split: str, line: str) -> Row | None:
     path, _, identity = line.rpartition(" ")
     fields = path.rsplit("/", 1)[-1].split("_")
     if not identity.isdigit() or len(fields) < 4 or not fields[2].isdigit():
         return None
     return Row(prefix + path, f"{part}_{int(identity):04d}", split, int(fields[2]) - 1)
-
-
-def _is_dataset(folder: Path) -> bool:
-    lists = any((folder / f"list_{name}.txt").is_file() for name in ("train", "query"))
-    return lists and any(_image_folder(folder, part).is_dir() for part in _FOLDERS)
 
 
 def _image_folder(folder: Path, part: str) -> Path:

@@ -12,32 +12,15 @@ Shinoda and Shiohara, PetFace: A Large-Scale Dataset and Benchmark for Animal Id
 at 0 in every family; an identity is named by its folder here, cat/000000, and its category is the family.
 """
 
-import logging
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from zoo.data.index import IdentityIndex, Pairs
-from zoo.data.readers._layout import (
-    Count,
-    Files,
-    Row,
-    Skipped,
-    build,
-    candidates,
-    compare,
-    dataset_folder,
-    hold_out,
-    lines_of,
-    prefix_of,
-    subfolders,
-)
-from zoo.data.readers._table import rows_of
+from zoo.data.files import Files, lines_of, subfolders
+from zoo.data.holdout import HoldOut
+from zoo.data.readers.base import Count, Pair, Published, Reader, Row, register
+from zoo.data.readers.table import rows_of
 
-log = logging.getLogger(__name__)
-
-LAYOUT = "images/<family>/<6 digits>/<2 digits>.png and split/<family>/{train.csv, val.txt, test.txt, ...}"
-#: over all families; whether the lists name every image is not confirmed at a source.
-PUBLISHED = {"train+val+test+closed": Count(None, 257_484)}
 FAMILIES = (
     "cat", "chimp", "chinchilla", "degus", "dog", "ferret", "guineapig", "hamster", "hedgehog", "javasparrow",
     "parakeet", "pig", "rabbit",
@@ -46,67 +29,75 @@ FAMILIES = (
 _LISTS = {"train.csv": "train", "val.txt": "val", "test.txt": "test", "reidentification.csv": "closed"}
 
 
-def fits(root: Path) -> bool:
-    """Whether `root`, or a folder in it, holds images/ and split/ with a family's lists."""
-    return bool(candidates(root, _is_dataset))
-
-
-def read(
-    root: Path,
-    val_share: float = 0.1,
-    test_share: float = 0.3,
-    seed: int = 0,
-    *,
-    families: list[str] | None = None,
-) -> IdentityIndex:
-    """Index PetFace, its families joined.
+@register
+@dataclass(frozen=True)
+class PetFace(Reader):
+    """Reads PetFace, its families joined. Identities are held out for val only where there is no val.txt.
 
     Args:
-        root: the data set's folder, or its parent.
-        val_share: share of the training identities to validate on, where there is no val.txt.
-        test_share: not used: the test identities are published.
-        seed: which identities are validated on.
         families: read these only.
-
-    Raises:
-        FileNotFoundError: no such folder.
-        ValueError: another layout, or a family that is not there.
     """
-    folder = dataset_folder("petface", root, _is_dataset)
-    there = [place.name for place in subfolders(folder / "split")]
-    unknown = sorted(set(families or ()) - set(there))
-    if unknown:
-        raise ValueError(f"{folder} has no family {unknown[0]!r}. It has {', '.join(there)}.")
-    skipped, files = Skipped(log, folder), Files(root)
-    rows: list[Row] = []
-    for family in there if families is None else sorted(set(families)):
-        rows += _family(root, folder, family, files, skipped)
-    if not any(row.split == "val" for row in rows):
-        rows = hold_out(rows, val_share, seed)
-    pairs = _verification(root, folder, rows, skipped)
-    skipped.report()
-    index = build(root, rows, pairs=pairs, origins=("petface",))
-    if set(FAMILIES) <= {row.category for row in rows}:
-        compare(log, "PetFace", PUBLISHED, index)
-    return index
+
+    name = "petface"
+    layout = "images/<family>/<6 digits>/<2 digits>.png and split/<family>/{train.csv, val.txt, test.txt, ...}"
+    #: Over all families; whether the lists name every image is not confirmed at a source.
+    published = Published("PetFace", {"train+val+test+closed": Count(None, 257_484)}, origins=("petface",))
+
+    families: list[str] | None = None
+
+    @classmethod
+    def is_dataset(cls, folder: Path) -> bool:
+        lists = [place / name for place in subfolders(folder / "split") for name in _LISTS]
+        return (folder / "images").is_dir() and any(path.is_file() for path in lists)
+
+    def rows(self, files: Files) -> Iterator[Row]:
+        """
+        Raises:
+            ValueError: a family that is not there.
+        """
+        there = [place.name for place in subfolders(files.place / "split")]
+        unknown = sorted(set(self.families or ()) - set(there))
+        if unknown:
+            raise ValueError(f"{files.place} has no family {unknown[0]!r}. It has {', '.join(there)}.")
+        for family in there if self.families is None else sorted(set(self.families)):
+            yield from _family(files, family)
+
+    def assign_splits(self, rows: list[Row], hold_out: HoldOut) -> list[Row]:
+        return rows if any(row.split == "val" for row in rows) else super().assign_splits(rows, hold_out)
+
+    def verification(self, files: Files, rows: list[Row]) -> Iterator[Pair]:
+        prefix, known = files.prefix(files.place / "images"), {row.path for row in rows}
+        for family in sorted({row.category for row in rows}):
+            for first, second, label in _pairs(files.place / "split" / family / "verification.csv"):
+                parsed = [_row(prefix, path, family, "test") for path in (first, second)]
+                paths = [row.path for row in parsed if row is not None and row.path in known]
+                if label not in ("0", "1"):
+                    files.skip("pairs of verification.csv whose label is not 0 or 1", f"{first},{second},{label}")
+                elif len(paths) < 2:
+                    files.skip("pairs of verification.csv with an image that is missing", f"{first},{second}")
+                else:
+                    yield Pair(paths[0], paths[1], label == "1")
+
+    def published_for(self, place: Path, rows: list[Row]) -> Published:
+        return self.published if {row.category for row in rows} >= set(FAMILIES) else self.published._replace(counts={})
 
 
-def _family(root: Path, folder: Path, family: str, files: Files, skipped: Skipped) -> list[Row]:
+def _family(files: Files, family: str) -> list[Row]:
     """The rows of one family, those that only the pairs name included."""
-    lists, prefix = folder / "split" / family, prefix_of(root, folder / "images")
+    lists, prefix = files.place / "split" / family, files.prefix(files.place / "images")
     rows: dict[str, Row] = {}
     trained: set[str] = set()
     for name, split in _LISTS.items():
         for path in _paths(lists / name):
             row = _row(prefix, path, family, split)
             if row is None:
-                skipped.add(f"lines of {name} that are not <family>/<identity>/<image>", path)
+                files.skip(f"lines of {name} that are not <family>/<identity>/<image>", path)
             elif row.path not in files:
-                skipped.add(f"images of {name} that are missing", path)
+                files.skip(f"images of {name} that are missing", path)
             elif split == "val" and row.identity in trained:
-                skipped.add("images of val.txt that show training identities", path)
+                files.skip("images of val.txt that show training identities", path)
             elif row.path in rows:
-                skipped.add("images that are listed again", path)
+                files.skip("images that are listed again", path)
             else:
                 rows[row.path] = row
                 if split == "train":
@@ -116,22 +107,6 @@ def _family(root: Path, folder: Path, family: str, files: Files, skipped: Skippe
         if row is not None and row.path in files:
             rows.setdefault(row.path, row)
     return list(rows.values())
-
-
-def _verification(root: Path, folder: Path, rows: list[Row], skipped: Skipped) -> Pairs | None:
-    prefix, row_of = prefix_of(root, folder / "images"), {row.path: number for number, row in enumerate(rows)}
-    found = []
-    for family in sorted({row.category for row in rows}):
-        for first, second, label in _pairs(folder / "split" / family / "verification.csv"):
-            parsed = [_row(prefix, path, family, "test") for path in (first, second)]
-            places = [row_of.get(row.path) if row is not None else None for row in parsed]
-            if label not in ("0", "1"):
-                skipped.add("pairs of verification.csv whose label is not 0 or 1", f"{first},{second},{label}")
-            elif places[0] is None or places[1] is None:
-                skipped.add("pairs of verification.csv with an image that is missing", f"{first},{second}")
-            else:
-                found.append((places[0], places[1], label == "1"))
-    return Pairs.build(*zip(*found, strict=True)) if found else None
 
 
 def _paths(table: Path) -> Iterator[str]:
@@ -145,6 +120,7 @@ def _paths(table: Path) -> Iterator[str]:
 
 
 def _pairs(table: Path) -> Iterator[tuple[str, str, str]]:
+    """(path, path, label) of every pair; none where there is no such table."""
     if table.is_file():
         for row in rows_of(table):
             yield row.get("filename1", ""), row.get("filename2", ""), row.get("label", "").strip()
@@ -159,8 +135,3 @@ def _row(prefix: str, path: str, family: str, split: str) -> Row | None:
         return None
     identity, image = parts
     return Row(f"{prefix}{family}/{identity}/{image}", f"{family}/{identity}", split, category=family)
-
-
-def _is_dataset(folder: Path) -> bool:
-    lists = [place / name for place in subfolders(folder / "split") for name in _LISTS]
-    return (folder / "images").is_dir() and any(path.is_file() for path in lists)

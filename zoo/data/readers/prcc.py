@@ -11,83 +11,50 @@ Yang et al., Person Re-identification by Contour Sketch under Moderate Clothing 
 are 0, 1 and 2. The attribute clothes is "same" for the queries of B, "changed" for those of C, and "" elsewhere.
 """
 
-import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from zoo.data.index import IdentityIndex
-from zoo.data.readers._layout import (
-    Count,
-    Row,
-    Skipped,
-    build,
-    candidates,
-    compare,
-    dataset_folder,
-    hold_out,
-    images,
-    subfolders,
-)
-
-log = logging.getLogger(__name__)
-
-LAYOUT = "rgb/{train,val}/<identity>/{A,B,C}*.jpg and rgb/test/{A,B,C}/<identity>/*.jpg"
-#: The three parts of the test are not confirmed at a source one by one.
-PUBLISHED = {
-    "train+val+closed": Count(17_896 + 5_002, 150),
-    "query+gallery": Count(10_800, 71),
-}
+from zoo.data.files import Files, subfolders
+from zoo.data.readers.base import Count, Published, Reader, Row, register
 
 _CAMERAS = {"A": 0, "B": 1, "C": 2}
-_CLOTHES = {"B": "same", "C": "changed"}
+_CLOTHES = {"A": "", "B": "same", "C": "changed"}
 
 
-def fits(root: Path) -> bool:
-    """Whether `root`, or a folder in it, holds rgb/train or rgb/test with folders for cameras."""
-    return bool(candidates(root, _is_dataset))
+@register
+@dataclass(frozen=True)
+class PRCC(Reader):
+    """Reads PRCC. The images of val/ that show training identities are the split "closed"."""
 
+    name = "prcc"
+    layout = "rgb/{train,val}/<identity>/{A,B,C}*.jpg and rgb/test/{A,B,C}/<identity>/*.jpg"
+    published = Published(
+        "PRCC",
+        # The three parts of the test are not confirmed at a source one by one.
+        {"train+val+closed": Count(17_896 + 5_002, 150), "query+gallery": Count(10_800, 71)},
+        origins=("prcc",),
+    )
 
-def read(root: Path, val_share: float = 0.1, test_share: float = 0.3, seed: int = 0) -> IdentityIndex:
-    """Index PRCC.
+    @classmethod
+    def is_dataset(cls, folder: Path) -> bool:
+        rgb = folder / "rgb"
+        return (rgb / "train").is_dir() or any((rgb / "test" / name).is_dir() for name in _CAMERAS)
 
-    The images of val/ show training identities; they are the split "closed".
-
-    Args:
-        root: the data set's folder, or its parent.
-        val_share: share of the training identities to validate on.
-        test_share: not used: the test identities are published.
-        seed: which identities are validated on.
-
-    Raises:
-        FileNotFoundError: no such folder.
-        ValueError: another layout.
-    """
-    folder = dataset_folder("prcc", root, _is_dataset) / "rgb"
-    skipped = Skipped(log, folder)
-    rows = []
-    trained = {person.name for person in subfolders(folder / "train")}
-    for part in ("train", "val"):
-        for person in subfolders(folder / part):
-            split = "train" if part == "train" else "closed" if person.name in trained else "val"
-            for path, name in images(root, person):
-                if name[0] in _CAMERAS:
-                    rows.append(Row(path, person.name, split, _CAMERAS[name[0]]))
-                else:
-                    skipped.add("images whose name does not begin with A, B or C", path)
-    rows = hold_out(rows, val_share, seed)
-    clothes = [""] * len(rows)
-    for letter, camera in _CAMERAS.items():
-        split = "query" if letter in _CLOTHES else "gallery"
-        for person in subfolders(folder / "test" / letter):
-            found = [Row(path, person.name, split, camera) for path, _ in images(root, person)]
-            rows += found
-            clothes += [_CLOTHES.get(letter, "")] * len(found)
-    skipped.report()
-    index = build(root, rows, origins=("prcc",), attributes={"clothes": np.array(clothes, dtype=str)})
-    compare(log, "PRCC", PUBLISHED, index)
-    return index
-
-
-def _is_dataset(folder: Path) -> bool:
-    return (folder / "rgb" / "train").is_dir() or any((folder / "rgb" / "test" / name).is_dir() for name in _CAMERAS)
+    def rows(self, files: Files) -> Iterator[Row]:
+        rgb = files.place / "rgb"
+        trained = {person.name for person in subfolders(rgb / "train")}
+        unknown = {"clothes": ""}
+        for part in ("train", "val"):
+            for person in subfolders(rgb / part):
+                split = "train" if part == "train" else "closed" if person.name in trained else "val"
+                for path, name in files.images(person):
+                    if name[0] in _CAMERAS:
+                        yield Row(path, person.name, split, _CAMERAS[name[0]], attributes=unknown)
+                    else:
+                        files.skip("images whose name does not begin with A, B or C", path)
+        for letter, camera in _CAMERAS.items():
+            split, clothes = "gallery" if letter == "A" else "query", {"clothes": _CLOTHES[letter]}
+            for person in subfolders(rgb / "test" / letter):
+                for path, _ in files.images(person):
+                    yield Row(path, person.name, split, camera, attributes=clothes)
