@@ -1,11 +1,11 @@
-"""What an ablation has found: tables, a plot, and answers that hold beyond the spread of the seeds."""
+"""Outcome: the scores of an ablation as tables and a plot, and answers that hold beyond the spread of the seeds."""
 
 import csv
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -14,11 +14,14 @@ from rich.table import Table
 from scipy.special import stdtrit
 from torch.utils.tensorboard import SummaryWriter
 
-from recipes.tables import Scores, alone, as_markdown, difficulty, groups_of
-from zoo.drawing import ablation_plot, save_png
+from recipes.ablation_plot import ablation_plot
+from recipes.tables import alone, as_markdown
+from zoo.drawing import save_png
+from zoo.scores import ScoreName, Scores, difficulty, groups_of, levels_of
 
 Runs = Mapping[int, Scores]  # seed -> scores of one variant
 NONE, DEFAULT = "none", "default"
+_RIGHT = ScoreName("accuracy")  # share of right answers, over all categories and levels
 _SINGLE = f"experts - {NONE}, trained at one level each"
 _ROUNDING = 1e-9  # of differences of shares
 _MINED = (
@@ -46,7 +49,7 @@ class Mean(NamedTuple):
         return cls(fmean(values) if values else math.nan, stdev(values) if len(values) > 1 else math.nan, len(values))
 
     @classmethod
-    def difference(cls, one: Runs, other: Runs, name: str) -> "Mean":
+    def difference(cls, one: Runs, other: Runs, name: ScoreName) -> "Mean":
         """Of a score of one variant less that of another, seed by seed, where both have it."""
         seeds = [seed for seed in sorted(one.keys() & other.keys()) if name in one[seed] and name in other[seed]]
         return cls.of([one[seed][name] - other[seed][name] for seed in seeds])
@@ -85,9 +88,8 @@ def ablation_table(
         by_category: with a column for each category.
     """
     runs = [scores for group in groups.values() for variant in group.values() for scores in variant.values()]
-    categories = groups_of(runs[0])[0] if runs and by_category else []
-    where = ["test/", *(f"test/{category}/" for category in categories)]
-    where.append(where.pop(0))  # the mean comes last
+    categories = groups_of(runs[0], "accuracy") if runs and by_category else []
+    where = [*categories, ""]  # the mean comes last
     title = "right answers in %, mean +- sd over seeds; * beyond the spread of the seeds (Student's t, 95%, paired)"
     names = ("factor", "variant", *categories, "mean", "over none", "over default", "seeds")
     table = Table(*names, title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
@@ -96,21 +98,14 @@ def ablation_table(
         column.justify, column.overflow = "right", "fold"
     for factor, variants in groups.items():
         for place, (variant, own) in enumerate(variants.items()):
-            cells = [Mean.of([scores[f"{part}accuracy"] for scores in own.values()]) for part in where]
-            gains = [Mean.difference(own, other, "test/accuracy") for other in (none, default) if own is not other]
-            said = [gain.percent("+") for gain in gains]
-            said[0 if own is none else len(said) : 0] = [""] * (2 - len(said))
-            table.add_row(factor * (not place), variant, *(cell.percent() for cell in cells), *said, str(len(own)))
+            cells = [_of(own, ScoreName("accuracy", group)).percent() for group in where]
+            gains = [
+                "" if own is other else Mean.difference(own, other, _RIGHT).percent("+") for other in (none, default)
+            ]
+            table.add_row(factor * (not place), variant, *cells, *gains, str(len(own)))
     for line, (own, score) in lines.items():
-        cells = [Mean.of([scores[f"{part}{score}"] for scores in own.values()]) for part in where]
-        table.add_row(
-            "" if line != next(iter(lines)) else "beside",
-            line,
-            *(cell.percent() for cell in cells),
-            "",
-            "",
-            str(len(own)),
-        )
+        cells = [_of(own, ScoreName(score, group)).percent() for group in where]
+        table.add_row("" if line != next(iter(lines)) else "beside", line, *cells, "", "", str(len(own)))
     return table
 
 
@@ -122,16 +117,16 @@ def level_table(gains: Mapping[str, tuple[Runs, Runs]], lines: Mapping[str, tupl
         lines: what it is measured by -> runs and the name of the score in them.
     """
     runs = [scores for own, _ in lines.values() for scores in own.values()]
-    levels = groups_of(runs[0])[1] if runs else []
+    levels = levels_of(runs[0], "accuracy") if runs else []
     title = "gain over none by level, in points, seed by seed; below it, right answers in %"
     table = Table("", *levels, "last - first", title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for column in table.columns[1:]:
         column.justify, column.overflow = "right", "fold"
     for line, (one, other) in gains.items():
-        cells = [Mean.difference(one, other, f"test/{level}/accuracy").percent("+") for level in levels]
+        cells = [Mean.difference(one, other, _right_at(level)).percent("+") for level in levels]
         table.add_row(line, *cells, growth(one, other).percent("+"))
     for line, (own, score) in lines.items():
-        cells = [Mean.of([scores[f"test/{level}/{score}"] for scores in own.values()]).percent() for level in levels]
+        cells = [_of(own, ScoreName(score, level=level)).percent() for level in levels]
         table.add_row(line, *cells, "")
     return table
 
@@ -142,7 +137,7 @@ def growth(one: Runs, other: Runs) -> Mean:
     levels = _levels(one)
     if len(levels) < 2 or len({difficulty(level)[0] for level in levels}) > 1:
         return Mean.of([])
-    first, last = (f"test/{level}/accuracy" for level in (levels[0], levels[-1]))
+    first, last = _right_at(levels[0]), _right_at(levels[-1])
     seeds = [seed for seed in one if {first, last} <= one[seed].keys() & other.get(seed, {}).keys()]
     gains = {name: [one[seed][name] - other[seed][name] for seed in seeds] for name in (first, last)}
     return Mean.of([b - a for a, b in zip(*gains.values(), strict=True)])
@@ -202,7 +197,7 @@ class Outcome:
         return {
             name: (runs, score)
             for name, (runs, score) in wanted.items()
-            if runs and all(f"test/{score}" in s for s in runs.values())
+            if runs and all(ScoreName(score) in scores for scores in runs.values())
         }
 
     @property
@@ -214,16 +209,16 @@ class Outcome:
 
     def _by_level(self, variant: str) -> Runs:
         """Of every seed, the score at each level of the run that was trained at that level only."""
-        found: dict[int, dict[str, float]] = {}
+        found: dict[int, dict[ScoreName, float]] = {}
         for level, runs in self.single.items():
             for seed, scores in runs[variant].items():
-                found.setdefault(seed, {})[f"test/{level}/accuracy"] = scores["test/accuracy"]
+                found.setdefault(seed, {})[_right_at(level)] = scores[_RIGHT]
         return found
 
     def answers(self) -> list[str]:
         """The paper's two questions, answered by what was measured."""
         expert, none = self.runs[DEFAULT], self.runs[NONE]
-        better = Mean.difference(expert, self.runs.get("general", {}), "test/accuracy")
+        better = Mean.difference(expert, self.runs.get("general", {}), _RIGHT)
         asked = {"trained on all levels together": (expert, none)}
         if self.single:
             asked["trained at one level each"] = self._by_level(DEFAULT), self._by_level(NONE)
@@ -264,27 +259,28 @@ class Outcome:
 
     def plot(self) -> Image.Image:
         """Bars of all variants, and what is gained over the levels."""
-        means = {name: _of(runs, "test/accuracy") for name, runs in self.runs.items() if runs}
-        levels = groups_of(next(scores for runs in self.runs.values() for scores in runs.values()))[1]
+        means = {name: _of(runs, _RIGHT) for name, runs in self.runs.items() if runs}
+        levels = levels_of(next(scores for runs in self.runs.values() for scores in runs.values()), "accuracy")
         default = ", ".join(self.labels[DEFAULT].values())
         return ablation_plot(
             {name: _percent(mean) for name, mean in means.items()},
-            {name: _percent(_of(runs, f"test/{score}"))[0] for name, (runs, score) in self.lines.items()},
+            {name: _percent(_of(runs, ScoreName(score)))[0] for name, (runs, score) in self.lines.items()},
             {
-                name: [_percent(Mean.difference(*pair, f"test/{level}/accuracy")) for level in levels]
+                name: [_percent(Mean.difference(*pair, _right_at(level))) for level in levels]
                 for name, pair in self.gains.items()
             },
             levels,
             f"default: {default}",
         )
 
-    def _rows(self) -> Iterator[list[Any]]:
+    def _rows(self) -> Iterator[list[str | int | float]]:
         factors = list(self.labels[DEFAULT])
         single = {f"{name} at {level}": runs for level, own in self.single.items() for name, runs in own.items()}
         for name, runs in {**self.runs, **single, "base model": self.base}.items():
             own = [self.labels.get(name, {}).get(factor, "") for factor in factors]
             for seed, scores in runs.items():
-                yield from ([name, *own, seed, *item] for item in scores.items())
+                for key, value in scores.items():
+                    yield [name, *own, seed, f"test/{key}", value]
 
 
 def _grown(one: Runs, other: Runs) -> str:
@@ -292,17 +288,21 @@ def _grown(one: Runs, other: Runs) -> str:
     more, ends = growth(one, other), ""
     if more.seeds:
         easiest, *_, hardest = _levels(one)
-        first, last = (Mean.difference(one, other, f"test/{level}/accuracy") for level in (easiest, hardest))
+        first, last = (Mean.difference(one, other, _right_at(level)) for level in (easiest, hardest))
         ends = f"{first.percent('+')} points at {easiest}, {last.percent('+')} at {hardest}. "
     return ends + _judged(more, "Yes", "It shrinks")
 
 
 def _levels(runs: Runs) -> list[str]:
     """All levels that any of the runs has scores of, from the easiest."""
-    return sorted({level for scores in runs.values() for level in groups_of(scores)[1]}, key=difficulty)
+    return sorted({level for scores in runs.values() for level in levels_of(scores, "accuracy")}, key=difficulty)
 
 
-def _of(runs: Runs, name: str) -> Mean:
+def _right_at(level: str) -> ScoreName:
+    return ScoreName("accuracy", level=level)
+
+
+def _of(runs: Runs, name: ScoreName) -> Mean:
     return Mean.of([scores[name] for scores in runs.values()])
 
 
@@ -311,11 +311,11 @@ def _percent(mean: Mean) -> tuple[float, float]:
 
 
 def _judged(mean: Mean, more: str, less: str) -> str:
-    said = f"{mean.percent('+').rstrip('*')} points over {mean.seeds} seeds."
+    measured = f"{mean.percent('+').rstrip('*')} points over {mean.seeds} seeds."
     if not mean.seeds:
         return "Not answered by these runs."
     if mean.seeds == 1:
-        return f"Not answered by one seed, without a spread: {said.replace('seeds', 'seed')}"
+        return f"Not answered by one seed, without a spread: {measured.replace('seeds', 'seed')}"
     if not mean.is_clear:
-        return f"No difference beyond the spread of the seeds: {said}"
-    return f"{more if mean.value > 0 else less}: {said}"
+        return f"No difference beyond the spread of the seeds: {measured}"
+    return f"{more if mean.value > 0 else less}: {measured}"

@@ -1,13 +1,15 @@
-"""What a run prints in the end: the scores of encoders beside each other."""
+"""Tables of scores beside each other: those that a run prints in the end."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-Scores = Mapping[str, float]
+from zoo.scores import ScoreName, Scores, groups_of, levels_of, totals
 
+_Key = TypeVar("_Key")
 _UNLISTED = ("queries", "pairs", "r_precision", "map_at_r")  # scores without a place in the tables
 
 
@@ -15,24 +17,23 @@ def result_tables(results: Mapping[str, Scores]) -> list[Table]:
     """A table of retrieval; and one of pairs, thresholds and names, where there is such a thing.
 
     Args:
-        results: encoder -> score, such as `test/mAP` or `test/clothes=changed/mAP`; groups are shown of the last one.
+        results: encoder -> scores; sources and groups are shown of the last one.
     """
-    plain = {
-        encoder: {name.split("/", 1)[1]: value for name, value in scores.items() if "/" in name}
-        for encoder, scores in results.items()
-    }
-    last = list(plain.values())[-1]
-    ranks = sorted((n for n in last if re.fullmatch(r"rank\d+", n)), key=lambda n: int(n.removeprefix("rank")))
-    names = [*ranks, *(n for n in last if n.startswith("mAP") and "/" not in n), "mINP"]
+    plain = {encoder: totals(scores) for encoder, scores in results.items()}
+    last = list(results.values())[-1]
+    names = list(totals(last))
+    ranks = sorted((n for n in names if re.fullmatch(r"rank\d+", n)), key=lambda n: int(n.removeprefix("rank")))
+    listed = [*ranks, *(n for n in names if n.startswith("mAP")), "mINP"]
     rows = dict(plain)
-    for group in dict.fromkeys(name.rpartition("/")[0] for name in last if "/" in name):
-        rows[f"  {group}"] = {n.rpartition("/")[2]: v for n, v in last.items() if n.rpartition("/")[0] == group}
-    tables = [_retrieval(names, rows)]
-    rest = [n for n in last if n not in names and not n.startswith(_UNLISTED) and "/" not in n]
+    for key in dict.fromkeys(key._replace(name="") for key in last if not key.is_total):
+        part = {name: last[key._replace(name=name)] for name in names if key._replace(name=name) in last}
+        rows[f"  {key}"] = part
+    tables = [_retrieval(listed, rows)]
+    rest = [n for n in names if n not in listed and not n.startswith(_UNLISTED)]
     return [*tables, _other(rest, plain)] if rest else tables
 
 
-def _retrieval(names: list[str], rows: Mapping[str, Scores]) -> Table:
+def _retrieval(names: list[str], rows: Mapping[str, Mapping[str, float]]) -> Table:
     """A line for each encoder or group."""
     table = Table(title="identities never trained on, %", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("encoder", no_wrap=True, overflow="fold")
@@ -43,77 +44,72 @@ def _retrieval(names: list[str], rows: Mapping[str, Scores]) -> Table:
     return table
 
 
-def _other(names: list[str], columns: Mapping[str, Scores]) -> Table:
+def _other(names: list[str], columns: Mapping[str, Mapping[str, float]]) -> Table:
     """A line for each score; encoders without any are left out."""
     columns = {encoder: scores for encoder, scores in columns.items() if any(name in scores for name in names)}
     table = Table(
         "score", *columns, title="pairs, thresholds, %", title_justify="left", box=SIMPLE_HEAD, pad_edge=False
     )
-    for column in table.columns[1:]:
-        column.justify = "right"
+    _align(table)
     cells = [_percent(names, scores) for scores in columns.values()]
     for name, *values in zip(names, *cells, strict=True):
         table.add_row(name, *values)
     return table
 
 
-def _percent(names: list[str], scores: Scores) -> list[str]:
-    return [f"{100 * scores[name]:.1f}" if name in scores else "" for name in names]
-
-
 def choice_tables(results: Mapping[str, Scores]) -> list[Table]:
     """Accuracies of models in galleries: a table of categories, and one of levels of difficulty if there are several.
 
     Args:
-        results: model -> score, such as `test/accuracy`, `test/pet/accuracy` or `test/tau=0.5/accuracy`; the baselines
-            `chance`, `expert` and `general` are taken from the last one, the latter two of the conversations that have
-            a match.
+        results: model -> scores: `accuracy` and perhaps `written`, and the baselines `chance`, `expert` and `general`,
+            over all and by category (the group) and level; `conversations` and `no_match` over all. The baselines are
+            taken from the last one, `expert` and `general` of the conversations that have a match.
     """
     last = list(results.values())[-1]
-    split = next(iter(last)).partition("/")[0]
     lines = {"chance": (last, "chance"), alone("general encoder", last): (last, "general")}
-    lines |= {alone("expert", last): (last, "expert")} if f"{split}/expert" in last else {}
+    lines |= {alone("expert", last): (last, "expert")} if ScoreName("expert") in last else {}
     lines |= {model: (scores, "accuracy") for model, scores in results.items()}
     lines |= {
-        f"  {model}, written": (scores, "written") for model, scores in results.items() if f"{split}/written" in scores
+        f"  {model}, written": (scores, "written")
+        for model, scores in results.items()
+        if ScoreName("written") in scores
     }
-    categories, levels = groups_of(last)
-    count = (
-        f"{last.get(f'{split}/conversations', 0):.0f} conversations of identities never trained on, right answers in %"
-    )
-    tables = [_choices(lines, split, {**{c: f"{c}/" for c in categories}, "mean": ""}, count)]
+    count = last.get(ScoreName("conversations"), 0)
+    title = f"{count:.0f} conversations of identities never trained on, right answers in %"
+    categories = {category: ScoreName("", group=category) for category in groups_of(last, "accuracy")}
+    tables = [_choices(lines, {**categories, "mean": ScoreName("")}, title)]
+    levels = {level: ScoreName("", level=level) for level in levels_of(last, "accuracy")}
     if len(levels) > 1:
-        tables.append(
-            _choices(lines, split, {level: f"{level}/" for level in levels}, "mean over categories, by level")
-        )
+        tables.append(_choices(lines, levels, "mean over categories, by level"))
     return tables
 
 
 def alone(encoder: str, scores: Scores) -> str:
-    """The name of an encoder's own line: it cannot say that none matches, and is asked where there is a match only."""
-    return f"{encoder} alone{', if there is a match' * any(name.endswith('/no_match') for name in scores)}"
+    """The name of an encoder's own line: it cannot answer that none matches, so it is asked where there is a match."""
+    return f"{encoder} alone{', if there is a match' * (ScoreName('no_match') in scores)}"
 
 
-def _choices(lines: Mapping[str, tuple[Scores, str]], split: str, columns: Mapping[str, str], title: str) -> Table:
+def _choices(lines: Mapping[str, tuple[Scores, str]], columns: Mapping[str, ScoreName], title: str) -> Table:
+    """
+    Args:
+        lines: what is shown -> scores and the name of one of them.
+        columns: heading -> what its scores are of, the name left open.
+        title: a line above.
+    """
     table = Table("model", *columns, title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for column in table.columns[1:]:
-        column.justify = "right"
+    _align(table)
     for line, (scores, name) in lines.items():
-        table.add_row(line, *_percent([f"{split}/{where}{name}" for where in columns.values()], scores))
+        table.add_row(line, *_percent([part._replace(name=name) for part in columns.values()], scores))
     return table
 
 
-def groups_of(scores: Scores) -> tuple[list[str], list[str]]:
-    """Categories, and levels of difficulty from the easiest, that accuracies such as `test/pet/accuracy` are of."""
-    parts = [name.split("/")[1] for name in scores if name.count("/") == 2 and name.endswith("/accuracy")]
-    levels = [part for part in parts if "=" in part]
-    return [part for part in parts if part not in levels], sorted(levels, key=difficulty)
+def _align(table: Table) -> None:
+    for column in table.columns[1:]:
+        column.justify = "right"
 
 
-def difficulty(level: str) -> tuple[str, float]:
-    """`tau=0.5` -> ("tau", 0.5)."""
-    kind, _, value = level.partition("=")
-    return kind, float(value)
+def _percent(names: Sequence[_Key], scores: Mapping[_Key, float]) -> list[str]:
+    return [f"{100 * scores[name]:.1f}" if name in scores else "" for name in names]
 
 
 def as_markdown(table: Table) -> str:

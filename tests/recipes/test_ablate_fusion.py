@@ -18,10 +18,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from recipes import ablate_fusion as recipe
 from recipes import vlm_stage1
 from recipes.outcome import Mean, Outcome, ablation_table, growth, level_table
-from recipes.tables import as_markdown, groups_of
+from recipes.tables import as_markdown
 from tests.vlm.tiny import tiny_folder
+from zoo.scores import ScoreName, from_records, levels_of
 
 LEVELS = ("quantile=0.5", "quantile=0.9")
+RIGHT = ScoreName("accuracy")
 TINY = """
 trainer: {max_epochs: 1, enable_progress_bar: false}
 pictures: {every_n_epochs: 0}
@@ -74,20 +76,29 @@ class Stage:
         return SimpleNamespace(results=results | {"stage 1": made_up(0.5)})
 
 
-def made_up(right: float, harder: float = 0.0) -> dict[str, float]:
+def made_up(right: float, harder: float = 0.0) -> dict[ScoreName, float]:
     """Scores of two categories; at the second level, `harder` less."""
-    scores = {}
+    scores: dict[ScoreName, float] = {}
     for name, value in {"accuracy": right, "chance": 0.2, "general": 0.3, "expert": 0.6}.items():
         drop = harder if name == "accuracy" else 0.0
-        scores[f"test/{name}"] = value - drop / 2
-        scores |= {f"test/{category}/{name}": value - drop / 2 for category in ("pet", "object")}
-        scores |= {f"test/{level}/{name}": value - drop * place for place, level in enumerate(LEVELS)}
-        scores |= {f"test/{c}/{level}/{name}": value for c in ("pet", "object") for level in LEVELS}
+        scores[ScoreName(name)] = value - drop / 2
+        scores |= {ScoreName(name, category): value - drop / 2 for category in ("pet", "object")}
+        scores |= {ScoreName(name, level=level): value - drop * place for place, level in enumerate(LEVELS)}
+        scores |= {ScoreName(name, category, level): value for category in ("pet", "object") for level in LEVELS}
     return scores
 
 
-def runs_of(*right: float, harder: float = 0.0) -> dict[int, dict[str, float]]:
+def runs_of(*right: float, harder: float = 0.0) -> dict[int, dict[ScoreName, float]]:
     return {seed: made_up(value, harder) for seed, value in enumerate(right)}
+
+
+def at_levels(values: dict[str, float]) -> dict[ScoreName, float]:
+    return {ScoreName("accuracy", level=level): value for level, value in values.items()}
+
+
+def kept_scores(run: Path) -> dict[ScoreName, float]:
+    """The scores that a finished run has left."""
+    return from_records(json.loads((run / "results.json").read_text())["scores"])
 
 
 # ---------------------------------------------------------------------- which runs
@@ -206,8 +217,8 @@ def test_a_gain_by_training_at_one_level_each(monkeypatch, extra, tmp_path, caps
     """Real runs, of two levels; then made-up ones, one of which fails."""
     flags = ["--only", "level", "--seeds", "0", "--out", str(tmp_path / "real"), "--", *extra]
     assert recipe.main(flags) == 0
-    scores = {path.parent.name: json.loads(path.read_text())["scores"] for path in tmp_path.glob("real/*/results.json")}
-    levels = {name: groups_of(own)[1] for name, own in scores.items()}
+    scores = {path.parent.name: kept_scores(path.parent) for path in tmp_path.glob("real/*/results.json")}
+    levels = {name: levels_of(own, "accuracy") for name, own in scores.items()}
     for name in ("none", "default"):
         assert levels[f"{name}_at_quantile0.5_seed0"] == ["quantile=0.5"]
         assert levels[f"{name}_at_quantile0_seed0"] == ["quantile=0"]
@@ -216,7 +227,7 @@ def test_a_gain_by_training_at_one_level_each(monkeypatch, extra, tmp_path, caps
     with open(tmp_path / "real/results.csv", newline="") as file:
         assert {"none at quantile=0", "default at quantile=0.5"} < {row["variant"] for row in csv.DictReader(file)}
     gains = [
-        100 * (scores[f"default_at_{level}_seed0"]["test/accuracy"] - scores[f"none_at_{level}_seed0"]["test/accuracy"])
+        100 * (scores[f"default_at_{level}_seed0"][RIGHT] - scores[f"none_at_{level}_seed0"][RIGHT])
         for level in ("quantile0", "quantile0.5")
     ]
     line = next(line for line in text.splitlines() if line.startswith("| experts - none, trained at one level each"))
@@ -266,9 +277,10 @@ def test_what_is_written_is_what_was_measured(finished):
     found = {(row["variant"], row["seed"], row["score"]): float(row["value"]) for row in rows}
     means = []
     for seed in ("0", "1"):
-        scores = json.loads((finished / f"general_seed{seed}/results.json").read_text())["scores"]
-        assert {key[2]: value for key, value in found.items() if key[:2] == ("general", seed)} == scores
-        means.append(scores["test/accuracy"])
+        scores = kept_scores(finished / f"general_seed{seed}")
+        rows_of_run = {key[2]: value for key, value in found.items() if key[:2] == ("general", seed)}
+        assert rows_of_run == {f"test/{key}": value for key, value in scores.items()}
+        means.append(scores[RIGHT])
     assert {(row["variant"], row["encoder"]) for row in rows} == {
         ("none", ""),
         ("default", "expert"),
@@ -367,7 +379,7 @@ def test_the_mark_is_that_of_a_paired_t_test():
     for seeds in (2, 3, 5):
         for effect in (0.0, 0.02, 0.1):
             one, other = rng.normal(0.5 + effect, 0.02, seeds), rng.normal(0.5, 0.02, seeds)
-            difference = Mean.difference(runs_of(*one), runs_of(*other), "test/accuracy")
+            difference = Mean.difference(runs_of(*one), runs_of(*other), RIGHT)
             assert difference.is_clear == (stats.ttest_rel(one, other).pvalue < 0.05)
             assert difference.value == pytest.approx((one - other).mean())
             assert difference.sd == pytest.approx((one - other).std(ddof=1))
@@ -378,10 +390,7 @@ def test_the_mark_is_that_of_a_paired_t_test():
 def test_rounding_is_no_difference():
     """0.3 - 0.2 is less than 0.2 - 0.1, in floating point."""
     one, other = (
-        {
-            seed: {f"test/{level}/accuracy": value for level, value in zip(LEVELS, values, strict=True)}
-            for seed in (0, 1)
-        }
+        {seed: at_levels(dict(zip(LEVELS, values, strict=True))) for seed in (0, 1)}
         for values in ((0.2, 0.3), (0.1, 0.2))
     )
     assert growth(one, other).value != 0 and growth(one, other).percent("+") == "+0.0 +- 0.0"
@@ -390,7 +399,7 @@ def test_rounding_is_no_difference():
 def test_means_of_little():
     assert Mean.of([]).percent() == "" and Mean.of([0.5]).percent("+") == "+50.0" and not Mean.of([0.5]).is_clear
     assert math.isnan(Mean.of([0.5]).sd) and Mean.of([0.0, 0.0]).percent("+") == "+0.0 +- 0.0"
-    assert Mean.difference({0: made_up(0.5)}, {1: made_up(0.5)}, "test/accuracy").seeds == 0
+    assert Mean.difference({0: made_up(0.5)}, {1: made_up(0.5)}, RIGHT).seeds == 0
 
 
 def test_the_table_by_hand():
@@ -429,12 +438,12 @@ def test_a_narrow_page_has_no_columns_of_categories():
 
 def test_levels_are_ordered_by_difficulty_and_those_of_two_kinds_not_compared():
     levels = ("quantile=0.97", "quantile=0.5", "quantile=0.125")
-    one = {0: {f"test/{level}/accuracy": value for level, value in zip(levels, (0.9, 0.8, 0.5), strict=True)}}
-    other = {0: {f"test/{level}/accuracy": 0.4 for level in levels}}
-    assert groups_of(one[0])[1] == list(levels[::-1])
+    one = {0: at_levels(dict(zip(levels, (0.9, 0.8, 0.5), strict=True)))}
+    other = {0: at_levels(dict.fromkeys(levels, 0.4))}
+    assert levels_of(one[0], "accuracy") == list(levels[::-1])
     assert growth(one, other).value == pytest.approx(0.4)
-    mixed = {0: {"test/tau=0.5/accuracy": 0.5, "test/quantile=0.5/accuracy": 0.1}}
-    assert growth(mixed, mixed).seeds == 0 and growth({0: {"test/tau=0.5/accuracy": 0.5}}, {0: {}}).seeds == 0
+    mixed = {0: at_levels({"tau=0.5": 0.5, "quantile=0.5": 0.1})}
+    assert growth(mixed, mixed).seeds == 0 and growth({0: at_levels({"tau=0.5": 0.5})}, {0: {}}).seeds == 0
 
 
 @pytest.mark.parametrize(
