@@ -178,7 +178,7 @@ def test_one_data_set_read_twice_may_give_its_training_and_its_test(trees):
     parts = {"a": market.select(market.rows("train")), "b": market.select(market.rows("query", "gallery"))}
     assert len(join(parts)) == len(market)
     held_out = read_with("market1501", trees["market1501"], HoldOut(val_share=0.5))
-    with pytest.raises(ValueError, match="the same data set, and 2 identities that a trains on are tested on in b"):
+    with pytest.raises(ValueError, match="the same dataset, and 2 identities that a trains on are tested on in b"):
         join({"a": parts["a"], "b": held_out.select(held_out.rows("val"))})
 
 

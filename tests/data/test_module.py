@@ -1,6 +1,7 @@
 import logging
 
 import pytest
+import torch
 from PIL import Image
 
 from zoo.data.dataset import IdentityCollate
@@ -101,10 +102,47 @@ def test_a_resumed_run_knows_its_manifest(tmp_path):
     data = InstanceData(root=str(tmp_path / "data"))
     data._keep_manifest(tmp_path / "manifest.csv")
     data._keep_manifest(tmp_path / "manifest.csv")
-    with pytest.raises(
-        ValueError, match="differs from .*manifest.csv, which lists what this run was trained on. Restore"
-    ):
+    with pytest.raises(ValueError, match="differs from .*manifest.csv, which lists what this run was trained on"):
         InstanceData(root=str(tmp_path / "data"), split_seed=1)._keep_manifest(tmp_path / "manifest.csv")
+
+
+class Model:
+    """What the data needs of a model, and nothing else."""
+
+    transform = Transform((24, 16), (0.5,) * 3, (0.25,) * 3)
+
+    def __init__(self, classifies=False):
+        self.classifies = classifies
+
+
+def test_loaders_take_the_transform_of_the_connected_model(photos):
+    data = InstanceData(root=str(photos), identities_per_batch=4, images_per_identity=2, workers=0, eval_batch_size=7)
+    data.setup()
+    data.connect(Model())
+    for loader, size in ((data.train_dataloader(), 8), (data.val_dataloader(), 7), (data.test_dataloader(), 7)):
+        batch = next(iter(loader))
+        assert batch.images.shape == (size, 3, 24, 16) and batch.images.dtype == torch.uint8
+        assert torch.allclose(
+            data.on_after_batch_transfer(batch, 0).images, (batch.images / 255 - 0.5) / 0.25, atol=1e-6
+        )
+    assert next(iter(data.predict_dataloader())).indices.tolist() == list(range(7))
+
+
+@pytest.mark.parametrize("classifies", [False, True])
+def test_new_images_of_training_identities_are_tested_on_by_a_model_that_names_them(trees, classifies):
+    data = InstanceData(root=str(trees["petface"]), workers=0)
+    data.setup("test")
+    data.connect(Model(classifies))
+    rows = [key.row for key in data.test_dataloader().sampler]
+    assert set(data.index.splits[rows]) == ({"test", "closed"} if classifies else {"test"})
+
+
+def test_loaders_without_a_model_are_refused(photos):
+    data = InstanceData(root=str(photos), workers=0)
+    data.setup()
+    for make in (data.train_dataloader, data.val_dataloader, data.test_dataloader, data.predict_dataloader):
+        with pytest.raises(RuntimeError, match=r"no model to take the transform .* Call data.connect\(model\)"):
+            make()
 
 
 def test_nothing_to_read_is_refused():

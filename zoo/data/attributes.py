@@ -1,4 +1,4 @@
-"""What else is known of the images: an `attributes.csv` beside any layout."""
+"""Attributes of the images, such as a colour or a side: read from an `attributes.csv` beside any layout."""
 
 import csv
 from dataclasses import replace
@@ -7,7 +7,7 @@ import numpy as np
 
 from zoo.data.index import IdentityIndex
 
-#: columns that say where an image and its identity are, not what is to be seen.
+#: columns that locate an image and its identity.
 _NOT_ATTRIBUTES = ("path", "identity", "family", "x", "y", "w", "h")
 
 
@@ -15,7 +15,7 @@ def with_attributes(index: IdentityIndex) -> IdentityIndex:
     """The index with the columns of `attributes.csv` in its root, where there is one.
 
     Rows are joined by the column path. Columns path, identity, family, x, y, w, h are no attributes; a column that
-    the reader has filled already stays as it is.
+    the reader has filled already stays as it is. A missing field is "".
 
     Raises:
         ValueError: a table without a column path, or without a row for every image.

@@ -1,4 +1,4 @@
-"""Cameras that would leave nothing to find: dropped, and said so."""
+"""Dropping cameras that would leave a split without positives, with a warning."""
 
 import logging
 from dataclasses import replace
@@ -12,11 +12,11 @@ log = logging.getLogger(__name__)
 
 
 def without_useless_cameras(index: IdentityIndex) -> IdentityIndex:
-    """The index without the cameras that make every positive of a split junk, such as one and the same for all.
+    """The index without cameras in those splits where they make every positive junk, such as a single camera for all.
 
-    An image of the query's identity and camera counts neither as right nor as wrong. Every source of a joined index
-    (its attribute `source`) is judged by itself, val apart from the test. Training images lose their cameras with the
-    test images of their source.
+    An image of the query's identity and camera is junk: it counts neither as right nor as wrong. Every source of a
+    joined index (its attribute `source`) is looked at by itself, val apart from the test. Training images lose their
+    cameras with the test images of their source.
     """
     if (index.cameras < 0).all():
         return index

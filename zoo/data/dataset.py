@@ -1,4 +1,4 @@
-"""The dataset: a key in, a decoded and transformed image out; broken files travel along by name."""
+"""IdentityDataset: a key in, a decoded and transformed image out; broken files are passed on by name."""
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -44,7 +44,7 @@ class IdentityDataset(Dataset[Item]):
             image = self.index.image(key.row)
         except UnreadableImage as error:
             return Item(key.row, None, str(error))
-        # A worker process has nothing else to draw; in the main process the global state must not move.
+        # A worker process draws nothing else; in the main process the global random state must stay as it is.
         in_worker = get_worker_info() is not None
         with nullcontext() if in_worker else torch.random.fork_rng(devices=[]):
             torch.manual_seed(augmentation_seed(self.seed, key))

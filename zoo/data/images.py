@@ -5,6 +5,8 @@ from typing import IO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
 _ORIENTATION, _FIRST_TURNED = 0x0112, 5  # EXIF: 5 to 8 lie on their side
 _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
@@ -13,11 +15,11 @@ EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff
 
 
 class UnreadableImage(Exception):
-    """An image file that cannot be decoded; the message says why."""
+    """An image file that cannot be decoded; the message is the reason."""
 
 
 def read_image(path: Path, box: tuple[float, float, float, float] | None = None) -> Image.Image:
-    """Decode a file to RGB, turned as its EXIF orientation says.
+    """Decode a file to RGB, turned as its EXIF orientation demands.
 
     Grey becomes RGB, transparency is laid over white, 16 bits are scaled to 8.
 
@@ -53,8 +55,8 @@ def image_size(path: Path) -> tuple[int, int]:
         with Image.open(path) as file:
             width, height = file.size
             turned = _exif(file).get(_ORIENTATION, 1) >= _FIRST_TURNED
-            if file.format == "TIFF":  # Pillow gives the size as turned by the file's own tag
-                stored = file.tag_v2[_TIFF_WIDTH], file.tag_v2[_TIFF_HEIGHT]  # type: ignore[attr-defined]
+            if isinstance(file, TiffImageFile):  # Pillow gives the size as turned by the file's own tag
+                stored = file.tag_v2[_TIFF_WIDTH], file.tag_v2[_TIFF_HEIGHT]
                 turned = turned and file.size == stored
     except (OSError, SyntaxError, ValueError, KeyError, Image.DecompressionBombError) as error:
         raise UnreadableImage("no such file" if isinstance(error, FileNotFoundError) else "not an image") from error
@@ -62,14 +64,14 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def _exif(file: Image.Image) -> Image.Exif:
-    """Of an open file; a PNG's without decoding it, which Pillow does in search of chunks that follow the pixels."""
-    if file.format != "PNG" or _says_more_after_pixels(file.fp):  # type: ignore[attr-defined]
-        return file.getexif()
-    return Image.Image.getexif(file)
+    """EXIF of an open file; a PNG is not decoded for it, as Pillow does in search of chunks that follow the pixels."""
+    if isinstance(file, PngImageFile) and file.fp is not None and not _has_text_after_pixels(file.fp):
+        return Image.Image.getexif(file)
+    return file.getexif()
 
 
-def _says_more_after_pixels(png: IO[bytes]) -> bool:
-    """Whether an orientation may stand behind a PNG's pixels. The place in the file stays."""
+def _has_text_after_pixels(png: IO[bytes]) -> bool:
+    """Whether an orientation may follow a PNG's pixels. The position in the file is kept."""
     start, pixels = png.tell(), False
     try:
         png.seek(len(_PNG_SIGNATURE))

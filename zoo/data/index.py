@@ -1,4 +1,4 @@
-"""IdentityIndex: the one table that every reader fills and everything else reads."""
+"""IdentityIndex: a table of images of known identities, which readers fill and everything else reads."""
 
 import csv
 import hashlib
@@ -13,13 +13,13 @@ from PIL import Image
 
 from zoo.data.images import read_image
 
-#: train and val as everywhere; test images are both query and gallery, each against all others; data sets with
-#: separate roles use query and gallery instead. closed: further images of training identities, kept out of training,
-#: to recognise among the identities that the model was trained on.
+#: Splits of an index. train and val as everywhere; test images are both query and gallery, each against all others;
+#: datasets with separate roles use query and gallery instead. closed: further images of training identities, kept out
+#: of training, to recognise among the identities that the model was trained on.
 INDEX_SPLITS = ("train", "val", "test", "query", "gallery", "closed")
-#: those that a test ranks.
+#: Splits that a test ranks.
 TESTED = ("test", "query", "gallery")
-#: x, y, w, h of an image that has none.
+#: x, y, w, h of an image without a box.
 NO_BOX = (-1.0, -1.0, -1.0, -1.0)
 _COLUMNS = ("path", "identity", "category", "camera", "split", "x", "y", "w", "h")
 _PAIR_COLUMNS = ("first", "second", "same", "fold", "first_path", "second_path")
@@ -75,7 +75,7 @@ class IdentityIndex:
         boxes: (N, 4) float32 x, y, w, h in pixels, -1 where an image has none; or None.
         attributes: name -> (N,) str, what else is known of the images, "" where it is not.
         pairs: a verification protocol over the rows, or None.
-        origins: names of the collections that the images come from, where data sets share one; not in the manifest.
+        origins: names of the collections that the images come from, where datasets share one; not in the manifest.
     """
 
     root: Path

@@ -1,4 +1,4 @@
-"""Several data sets as one: their indices joined, and what would leak from one into another refused."""
+"""Several datasets as one: their indices are joined, and training on what another one tests on is refused."""
 
 import logging
 import os
@@ -23,13 +23,13 @@ _HELD_OUT = ("val", *TESTED, "closed")
 
 @dataclass(frozen=True)
 class Source:
-    """One data set of several.
+    """A dataset to read, perhaps one of several.
 
     Args:
         root: its folder, or the parent of it.
-        reader: its layout, the name of a module in `zoo.data.readers`; null finds the one that fits.
+        reader: its layout, the name of a reader in `zoo.data.readers`; null chooses the one that fits.
         name: put before its identities, so that they stay apart from those of other sources; null for the reader's.
-        options: what else the reader takes.
+        options: options of the reader.
         splits: keep these of its splits only; null for all.
     """
 
@@ -45,7 +45,7 @@ def read_sources(
     hold_out: HoldOut = HoldOut(),  # noqa: B008  (frozen)
     manifest: str | Path | None = None,
 ) -> IdentityIndex:
-    """Read one data set as it is, or several joined.
+    """Read one dataset as it is, or several joined.
 
     Args:
         sources: at least one.
@@ -237,12 +237,15 @@ def _refuse_leaks(sources: Mapping[str, IdentityIndex]) -> None:
 
 
 def _refuse_shared_identities(name: str, training: IdentityIndex, other: str, tested: IdentityIndex) -> None:
-    """Two readings of one data set name their identities alike."""
+    """
+    Raises:
+        ValueError: two readings of one dataset, which name their identities alike, train and test on the same.
+    """
     trained = {training.names[i] for i in np.unique(training.identities[training.rows("train")])}
     both = sorted(trained & {tested.names[i] for i in np.unique(tested.identities[tested.rows("val", *TESTED)])})
     if both:
         raise ValueError(
-            f"{name} and {other} are the same data set, and {len(both)} identities that {name} trains on are tested on "
+            f"{name} and {other} are the same dataset, and {len(both)} identities that {name} trains on are tested on "
             f"in {other}, such as {both[0]!r}. Read both with the same split, or keep other splits of one of them."
         )
 
@@ -261,7 +264,7 @@ def _refuse_shared_files(name: str, training: IdentityIndex, other: str, tested:
 
 
 def _resolved(index: IdentityIndex, rows: np.ndarray) -> Iterator[str]:
-    """Paths of images without links on the way; every folder is listed once, which tells which files are links."""
+    """Paths of images without links on the way; every folder is listed once to learn which files are links."""
     folders: dict[str, tuple[str, frozenset[str]]] = {}
     for path in index.paths[rows].tolist():
         folder, name = os.path.split(os.path.join(index.root, path))

@@ -50,7 +50,7 @@ class InstanceData(ResumableData):
         root: folder of the images.
         reader: layout of `root`, the name of a reader in `zoo.data.readers`; null chooses the one that fits.
         options: options of the reader.
-        sources: several data sets with their readers, joined into one.
+        sources: several datasets with their readers, joined into one.
         world: a procedural world, or several of them, joined.
         manifest: reuse the rows and splits that an earlier run has written.
         val_share: share of the identities to validate on, at least two of them, where the data has no split of its

@@ -1,4 +1,4 @@
-"""Which images a step sees. Stateless: the order is a function of (seed, epoch, step) and of nothing else, so
+"""Samplers: which images a step takes. The order is a function of (seed, epoch, step) and of nothing else, so that
 neither a resume nor the number of workers can change it."""
 
 from abc import abstractmethod
@@ -183,12 +183,13 @@ class ShuffledSampler(StepSampler):
             )
         self.rows, self.batch_size, self.seed, self.rank, self.world_size = rows, batch_size, seed, rank, world_size
         self.steps = steps if steps is not None else max(1, len(rows) // batch_size)
+        self._turn, self._order = -1, rows  # the last permutation of the rows, as it is asked for many times
 
     def __len__(self) -> int:
         return self.steps * self.batch_size // self.world_size
 
     def batch(self, epoch: int, step: int) -> list[int]:
-        """This rank's part of one batch. Epochs follow each other through one endless row of permutations."""
+        """This rank's part of one batch. Epochs follow each other through one endless sequence of permutations."""
         start = (epoch * self.steps + step) * self.batch_size
         drawn = []
         for place in range(start + self.rank, start + self.batch_size, self.world_size):
@@ -197,7 +198,7 @@ class ShuffledSampler(StepSampler):
         return drawn
 
     def _permutation(self, turn: int) -> np.ndarray:
-        if getattr(self, "_turn", None) != turn:
+        if self._turn != turn:
             self._turn = turn
             self._order = np.random.default_rng((self.seed, turn)).permutation(len(self.rows))
         return self._order
@@ -228,7 +229,7 @@ class MixedSampler(StepSampler):
 
 
 class ShardSampler(Sampler[Key]):
-    """Every rank's own part of all rows, in order, nothing twice and nothing left out: for evaluation.
+    """Every rank's own part of all rows, in order, none twice and none left out: for evaluation.
 
     Args:
         rows: rows to visit.

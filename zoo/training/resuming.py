@@ -1,8 +1,7 @@
 """Data whose training batches go on where an interrupted run stopped."""
 
-from typing import Any
-
 from lightning import LightningDataModule
+from lightning.pytorch.loops.progress import _ProcessedTracker
 
 
 class ResumableData(LightningDataModule):
@@ -18,7 +17,8 @@ class ResumableData(LightningDataModule):
     def state_dict(self) -> dict[str, int]:
         """Epoch and step that a resumed run draws next; kept in every checkpoint."""
         assert self.trainer is not None
-        epoch: Any = self.trainer.fit_loop.epoch_progress.current
+        epoch = self.trainer.fit_loop.epoch_progress.current
+        assert isinstance(epoch, _ProcessedTracker)  # as Lightning makes it
         step = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
         if epoch.started == epoch.processed:  # between epochs
             return {"epoch": epoch.processed, "step": 0}

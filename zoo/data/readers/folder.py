@@ -49,7 +49,7 @@ class Folder(Reader):
         if not root.is_dir():
             raise FileNotFoundError(f"No folder {root}. Give --data.root a folder with one folder for each identity.")
         if not all(READERS[name].folder_per_identity for name in fitting_readers(root)):
-            self.refuse(root, "It has the layout of a published data set, whose folders are not identities.")
+            self.refuse(root, "It has the layout of a published dataset, whose folders are not identities.")
         if not subfolders(root):
             raise ValueError(
                 f"{root} holds no folders. The folder reader expects one folder for each identity: {root}/rex/1.jpg ..."

@@ -4,9 +4,9 @@
         lfw/Aaron_Eckhart/Aaron_Eckhart_0001.jpg    any name: lfw, lfw-deepfunneled, ...
         pairs.txt                                   here, or among the people; also pairsDevTest.txt, pairsDevTrain.txt
 
-The first line of pairs.txt, `10<tab>300`, says ten folds of 300 pairs of one person and 300 of two. Each fold lists
-the former as `name<tab>1<tab>4`, then the latter as `name<tab>1<tab>other<tab>2`. The development tables have a single
-number and no folds.
+The first line of pairs.txt, `10<tab>300`, announces ten folds of 300 pairs of one person and 300 of two. Each fold
+lists the former as `name<tab>1<tab>4`, then the latter as `name<tab>1<tab>other<tab>2`. The development tables have a
+single number and no folds.
 
 Huang et al., Labeled Faces in the Wild, technical report 07-49, University of Massachusetts, Amherst, 2007.
 """

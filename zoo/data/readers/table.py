@@ -1,4 +1,4 @@
-"""Tables of images as CSV: found by their columns, read, and their paths made relative."""
+"""TableReader: the base of readers of one CSV table of images, which is recognised by its columns."""
 
 import csv
 from abc import abstractmethod

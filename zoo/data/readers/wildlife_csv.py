@@ -33,8 +33,7 @@ class WildlifeDatasets(TableReader):
     Args:
         table: the CSV file, relative to root, where there are several.
         split: column with train, val, test, query or gallery, to be used instead of a split by seed.
-        videos_are_cameras: an image does not count as found if it is of the query's own video. Only where most
-            animals are in several videos.
+        videos_are_cameras: an image of the query's own video is junk. Only where most animals are in several videos.
     """
 
     name = "wildlife_csv"
