@@ -1,15 +1,15 @@
-"""The faces: the same bytes every time, honest families, VGGFace2's layout, and labels that fit the pixels."""
+"""The faces: families that share what they should, VGGFace2's layout, and labels that fit the pixels."""
 
 import csv
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from tests.conftest import files_of
+from tests.world.conftest import FACES, grown
 from zoo.world import Faces, faces
 from zoo.world.bodies.complexion import EYES, HAIR_COLOURS, SKINS
 from zoo.world.bodies.head import BEARDS, EYE_LEVEL, HATS, RANGES, STYLES, Bust, Dress, Head, Mood, build_bust
@@ -18,8 +18,9 @@ from zoo.world.render.geometry import Camera
 from zoo.world.render.scenery import BACKGROUNDS, LIGHTS
 from zoo.world.render.solids import Hits, trace
 from zoo.world.render.texture import stream
+from zoo.world.rendered import RenderedDataset
 
-SMALL = Faces(families=5, members=2, views=2, size=40, seed=3)
+SMALL = FACES
 BASE = ("skin", "hair", "hair_style", "beard")  # what a family shares
 WORDS: dict[str, set[str]] = {
     "skin": set(SKINS), "hair": set(HAIR_COLOURS), "hair_style": set(STYLES), "beard": set(BEARDS), "eyes": set(EYES),
@@ -29,8 +30,8 @@ WORDS: dict[str, set[str]] = {
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return SMALL.prepare(tmp_path_factory.mktemp("worlds"), workers=1)
+def root(prepared: Callable[[RenderedDataset], Path]) -> Path:
+    return prepared(SMALL)
 
 
 def portrait(face: Face, shades: bool = False, mood: Mood | None = None, **makeup: object) -> tuple:
@@ -53,26 +54,6 @@ def around_eyes(head: Head, at: np.ndarray) -> np.ndarray:
 
 
 # Bytes.
-
-
-def test_two_workers_draw_the_same_bytes_as_one(root: Path, tmp_path: Path) -> None:
-    assert files_of(SMALL.prepare(tmp_path, workers=2)) == files_of(root)
-
-
-def test_a_view_does_not_depend_on_what_was_drawn_before() -> None:
-    key = [(9, 1), (0, 1), (4, 0), (0, 0)]
-    forth = {k: SMALL.render(*k) for k in key}
-    other = replace(SMALL, views=7, families=9)  # more of everything does not change what is there
-    for k in reversed(key):
-        again = other.render(*k)
-        np.testing.assert_array_equal(again.image, forth[k].image)
-        np.testing.assert_array_equal(again.mask, forth[k].mask)
-        assert (again.box, again.attributes) == (forth[k].box, forth[k].attributes)
-
-
-def test_another_seed_view_or_member_is_another_picture() -> None:
-    pictures = [SMALL.render(0, 0), SMALL.render(0, 1), SMALL.render(1, 0), replace(SMALL, seed=8).render(0, 0)]
-    assert len({sample.image.tobytes() for sample in pictures}) == 4
 
 
 # Identities and families.
@@ -111,7 +92,7 @@ def test_members_look_different_and_views_of_one_head_are_painted_alike(difficul
         at, colour = portrait(one)
         skin = replace(one, complexion=other.complexion)
         np.testing.assert_array_equal(colour, portrait(one)[1])
-        assert np.abs(portrait(skin)[1] - colour).mean() > 1e-4  # marks and shades alone tell them apart
+        assert np.abs(portrait(skin)[1] - colour).mean() > 1e-4  # marks and shades alone differ
         assert at.shape != portrait(other)[0].shape or np.abs(at - portrait(other)[0]).max() > 1e-3
 
 
@@ -132,7 +113,7 @@ def test_names_and_paths_parse() -> None:
 # What is on disk.
 
 
-def test_identity_meta_says_what_is_there(root: Path) -> None:
+def test_identity_meta_lists_what_is_there(root: Path) -> None:
     header, *lines = (root / "identity_meta.csv").read_text().splitlines()
     assert header == "Class_ID, Name, Sample_Num, Flag, Gender"
     read = [next(csv.reader([line], skipinitialspace=True)) for line in lines]
@@ -151,24 +132,6 @@ def test_finish_repairs_a_torn_list(root: Path, tmp_path: Path) -> None:
     (tmp_path / "identity_meta.csv").write_text("Class_ID, Na")
     SMALL.finish(tmp_path, rows)
     assert (tmp_path / "identity_meta.csv").read_bytes() == (root / "identity_meta.csv").read_bytes()
-
-
-def test_rows_cover_every_image_and_boxes_fit(root: Path) -> None:
-    with (root / "attributes.csv").open(newline="") as file:
-        rows = {row["path"]: row for row in csv.DictReader(file)}
-    assert set(rows) == {path for path in files_of(root) if path.endswith(".jpg")}
-    for identity in range(SMALL.identities):
-        for view in range(SMALL.views):
-            row, sample = rows[SMALL.path_of(identity, view)], SMALL.render(identity, view)
-            x, y, w, h = (int(row[side]) for side in "xywh")
-            inside = np.zeros_like(sample.mask)
-            inside[y : y + h, x : x + w] = True
-            assert not (sample.mask & ~inside).any()
-            assert sample.mask[y].any() and sample.mask[y + h - 1].any()
-            assert sample.mask[:, x].any() and sample.mask[:, x + w - 1].any()
-            assert {name: row[name] for name in sample.attributes} == sample.attributes
-            picture = np.asarray(Image.open(root / row["path"]), int)
-            assert np.abs(picture - sample.image).mean() < 4  # JPEG
 
 
 # Labels that fit the pixels.
@@ -247,9 +210,7 @@ def test_the_mask_is_where_the_person_is_seen(identity: int, monkeypatch: pytest
     after = world.render(identity, 1)
     np.testing.assert_array_equal(before.mask, after.mask)
     changed = np.abs(before.image.astype(int) - after.image).sum(-1) > 0
-    near = before.mask.copy()
-    for axis, by in ((0, 1), (1, 1)) * 4:
-        near |= np.roll(near, by, axis) | np.roll(near, -by, axis)
+    near = grown(before.mask)
     assert changed[before.mask].mean() > 0.9
     assert not changed[~near].any()
     assert 0.15 < before.mask.mean() < 0.9
@@ -269,26 +230,3 @@ def test_pinholes_are_mended_and_nothing_else() -> None:
     around = light[:, 3:6, 3:6].copy()
     around[:, 1, 1] = 0
     np.testing.assert_allclose(mended[:, 4, 4], around.sum((1, 2)) / 8, rtol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("change", "remedy"),
-    [
-        ({"views": 1}, "views must be at least 2, got 1"),
-        ({"families": 2}, "families must be at least 3, got 2"),
-        ({"size": 8}, "size must be at least 32"),
-        ({"members": 2.5}, "members must be at least 1, got 2.5"),
-        ({"difficulty": 1.5}, "difficulty must be from 0 to 1, got 1.5"),
-        ({"val_share": 0.5, "test_share": 0.8}, "leave none to train on"),
-    ],
-)
-def test_bad_fields_are_refused(change: dict, remedy: str) -> None:
-    with pytest.raises(ValueError, match=remedy):
-        replace(SMALL, **change)
-
-
-def test_bad_arguments_are_refused() -> None:
-    with pytest.raises(IndexError, match="identity must be from 0 to 9, got 10"):
-        SMALL.render(10, 0)
-    with pytest.raises(IndexError, match="view must be from 0 to 1, got 2"):
-        SMALL.render(0, 2)

@@ -1,7 +1,6 @@
-"""The scenes: the same bytes every time, masks and boxes that fit the pixels, honest splits, and COCO's layout."""
+"""The scenes: the same bytes every time, masks and boxes that fit the pixels, whole splits, and COCO's layout."""
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import files_of
+from tests.world.conftest import SCENES, SEARCH, grown
 from zoo.data.captions import read_captions
 from zoo.world import Objects, Persons, Pets, Scenes
 from zoo.world.base import box_of
@@ -22,21 +22,19 @@ from zoo.world.bodies.anatomy import Pose
 from zoo.world.pets import PlacedPet
 from zoo.world.render.geometry import Camera
 from zoo.world.render.scenery import Light, Surroundings
-from zoo.world.render.setting import Setting, Spot, _owners
-from zoo.world.render.solids import trace
+from zoo.world.render.setting import Setting
 from zoo.world.render.texture import stream
-from zoo.world.rendered import write_unit
+from zoo.world.rendered import RenderedDataset
 from zoo.world.scenes import CATEGORIES, run_lengths
 from zoo.world.sentences import before, left_of, vocabulary, words_of
 
-SMALL = Scenes(scenes=24, size=48, families=12, members=2, seed=3)
+SMALL = SCENES
 MANY = Scenes(scenes=400, families=20, members=3, seed=1)
-SEARCH = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "3"}
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return SMALL.prepare(tmp_path_factory.mktemp("worlds"), workers=1)
+def root(prepared: Callable[[RenderedDataset], Path]) -> Path:
+    return prepared(SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +54,7 @@ def test_workers_of_another_process_with_more_threads_draw_the_same_bytes(root: 
         "from zoo.world import Scenes\n"
         f"Scenes(scenes=24, size=48, families=12, members=2, seed=3).prepare({str(tmp_path)!r}, workers=2)"
     )
-    subprocess.run([sys.executable, "-c", code], env=SEARCH, check=True, capture_output=True)
+    subprocess.run([sys.executable, "-c", code], env=SEARCH | {"OMP_NUM_THREADS": "3"}, check=True, capture_output=True)
     assert files_of(tmp_path / SMALL.folder) == files_of(root)
 
 
@@ -68,21 +66,6 @@ def test_a_scene_depends_on_its_number_alone() -> None:
         assert one.captions == other.captions and one.sentences == other.sentences
         assert SMALL.split_of(scene) == more.split_of(scene)
     assert not np.array_equal(SMALL.render(0).image, replace(SMALL, seed=4).render(0).image)
-
-
-def test_what_is_complete_is_kept_when_a_render_goes_on(
-    root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    folder = tmp_path / SMALL.folder
-    (folder / ".partial").mkdir(parents=True)
-    for scene in (0, 5):
-        write_unit(SMALL, folder, scene)
-    (folder / ".partial" / "000007").mkdir()  # one that was cut off
-    kept = {path: path.stat().st_mtime_ns for path in folder.rglob("*.png")}
-    assert SMALL.prepare(tmp_path, workers=1) == folder
-    assert "2 of 24 scenes are there already" in " ".join(capfd.readouterr().err.replace("\n", " ").split())
-    assert {path: path.stat().st_mtime_ns for path in kept} == kept and len(kept) == 2
-    assert files_of(folder) == files_of(root)
 
 
 # Masks and boxes.
@@ -107,76 +90,38 @@ def test_a_mask_is_where_the_instance_is_seen(scene: int, monkeypatch: pytest.Mo
     """An instance that gives no light changes the picture all over its mask and, rim apart, only there."""
     before_ = MANY.render(scene)
     dark = before_.instances[scene % len(before_.instances)]
-    for wing in (Pets, Objects, Persons):
-        monkeypatch.setattr(wing, "subject", _unlit(wing.subject, dark.identity))
+    for world in (Pets, Objects, Persons):
+        monkeypatch.setattr(world, "subject", _unlit(world.subject, dark.identity))
     after = MANY.render(scene)
     changed = np.abs(before_.image.astype(int) - after.image).sum(-1) > 0
-    near = dark.mask.copy()
-    for axis, by in ((0, 1), (1, 1)) * 4:  # lens blur
-        near |= np.roll(near, by, axis) | np.roll(near, -by, axis)
+    near = grown(dark.mask)  # lens blur
     assert changed[dark.mask].mean() > 0.9
     assert not changed[~near].any()
     assert [one.observed for one in after.instances] == [one.observed for one in before_.instances]
 
 
-def _unlit(cast: Callable[..., Any], identity: str) -> Callable[..., Any]:
-    def dark_cast(wing: Any, number: int, rng: np.random.Generator) -> Any:
-        subject = cast(wing, number, rng)
-        if wing.name_of(number) == identity:
+def _unlit(make: Callable[..., Any], identity: str) -> Callable[..., Any]:
+    def dark_subject(world: Any, number: int, rng: np.random.Generator) -> Any:
+        subject = make(world, number, rng)
+        if world.name_of(number) == identity:
             shine = subject.shine
             subject.shine = lambda *args: (0 * shine(*args)[0], shine(*args)[1])
         return subject
 
-    return dark_cast
+    return dark_subject
 
 
-def test_who_would_hardly_be_seen_is_left_out() -> None:
-    far, near = np.full((2, 1000), np.inf, np.float32)
-    far[:100], near[30:130] = 5, 3
-    mostly_hidden = _owners(np.stack([far, near]))  # 30 of 100 are seen
-    assert set(mostly_hidden[:30]) == {-1} and set(mostly_hidden[30:130]) == {1}
-    near[30:45] = np.inf
-    shown = _owners(np.stack([far, near]))  # 45 of 100 are seen
-    assert set(shown[:45]) == {0} and set(shown[45:130]) == {1} and set(shown[130:]) == {-1}
-    tiny = np.full(1000, np.inf, np.float32)
-    tiny[:4] = 1
-    assert 1 not in _owners(np.stack([far, tiny])) and set(_owners(tiny[None])) == {0, -1}
-
-
-def test_a_subject_on_its_spot_is_traced_as_if_it_had_been_moved_there() -> None:
-    """The camera in the subject's frame sees what the camera of the setting sees of the moved solids."""
-    subject, rng = Pets().subject(1, stream(5)), stream(6)
-    spot = Spot((0.3, -0.4), 0.8, 1.0)
-    camera = Camera.orbit(np.zeros(3), 0.2, 0.3, 7.0, 0.1)
-    camera = replace(camera, zoom=4.0, shift=(0.1, -0.1))
-    light, around = Light.draw("noon", 0.0, rng), Surroundings.draw("lawn", 0.0, rng)
-    own = spot.setting_of_subject(Setting(camera, "lawn", "noon", light, around, ()))
-    rays = camera.rays(60)
-    inside = subject.meet(own.camera, spot.to_subject(rays))
-    outside = trace(spot.solids_to_setting(subject.solids), camera.origin, rays, 0.022)
-    both, a, b = np.intersect1d(inside.ray, outside.ray, return_indices=True)
-    assert len(both) > 0.99 * max(len(inside.ray), len(outside.ray)) > 100
-    np.testing.assert_allclose(inside.depth[a], outside.depth[b], atol=0.02)
-    assert np.median(np.abs(inside.depth[a] - outside.depth[b])) < 1e-3
-    np.testing.assert_allclose(own.camera.rays(60), spot.to_subject(rays), atol=1e-5)
-    facing = (inside.normal * own.light.direction[:, None]).sum(0)[a]
-    assert np.median(np.abs(facing - (outside.normal * light.direction[:, None]).sum(0)[b])) < 1e-2
-    scaled = replace(spot, scale=2.0)
-    twice = scaled.to_setting(np.array([[1, 0, 1]], np.float32))
-    np.testing.assert_allclose(twice, [[0.3 + 2 * np.cos(0.8), -0.4 + 2 * np.sin(0.8), 2]], atol=1e-6)
-
-
-# What is told of them.
+# Captions and sentences.
 
 
 def test_sentences_agree_with_the_masks(drawn: list) -> None:
-    told = 0
+    relations = 0
     for scene in drawn:
         columns = [np.flatnonzero(one.mask.any(0)) for one in scene.instances]
         for text, about in scene.sentences:
             if len(about) < 2:
                 continue
-            told += 1
+            relations += 1
             one, other = (columns[k] for k in about)
             if "to the left of" in text:
                 assert np.median(one) < np.median(other) and one[0] < other[0] and one[-1] < other[-1]
@@ -186,7 +131,7 @@ def test_sentences_agree_with_the_masks(drawn: list) -> None:
                 front, back = about if "in front of" in text else about[::-1]
                 assert scene.instances[front].observed.distance < scene.instances[back].observed.distance
                 assert len(np.intersect1d(one, other)) > 0
-    assert told > 60
+    assert relations > 60
 
 
 def test_in_front_is_who_hides_the_other(drawn: list, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,8 +160,8 @@ def _only(row: int, depth: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(depth[row % len(depth)]), row % len(depth), -1)
 
 
-def test_nothing_is_told_of_what_is_hidden() -> None:
-    """A collar, a pattern and a pose are told from pixels that show them, not from the individual's record."""
+def test_nothing_hidden_is_named() -> None:
+    """A collar, a pattern and a pose are named where pixels show them, not from the individual's record."""
     setting = Setting(
         Camera.orbit(np.array([0, 0, 0.3], np.float32), 0.7, 0.1, 7.0, 0.0), "lawn", "noon",
         Light.draw("noon", 0.0, stream(1)), Surroundings.draw("lawn", 0.0, stream(2)), (),
@@ -226,11 +171,11 @@ def test_nothing_is_told_of_what_is_hidden() -> None:
     for number in range(0, 100, 5):
         posed = PlacedPet(Pets().pet(number), Pose("sitting"), 0.0, "red")
         met = posed.meet(camera, camera.rays(90))
-        light, told = posed.shine(met, np.ones(len(met.ray), bool), setting)
+        light, words = posed.shine(met, np.ones(len(met.ray), bool), setting)
         bare, without = PlacedPet(posed.pet, posed.pose, 0.0, "none").shine(met, np.ones(len(met.ray), bool), setting)
         red = np.abs(light - bare).max(0) > 0.02
-        assert told["facing"] == "camera" and told["pose"] == "sitting" and "collar" not in without
-        if "collar" in told:
+        assert words["facing"] == "camera" and words["pose"] == "sitting" and "collar" not in without
+        if "collar" in words:
             collars += 1
             _, hidden = posed.shine(met, ~red, setting)
             assert red.mean() > 0.01 and "collar" not in hidden
@@ -246,8 +191,8 @@ def test_nothing_is_told_of_what_is_hidden() -> None:
         met = lamp.meet(camera, camera.rays(90))
         main = lamp.thing.shapes.slot[met.element] == lamp.thing.shapes.slots.index("main")
         foot = ~main & (met.point[2] < 0.1)
-        _, told = lamp.shine(met, main, setting)
-        assert told["colour"] == lamp.thing.attributes["colour"]
+        _, words = lamp.shine(met, main, setting)
+        assert words["colour"] == lamp.thing.attributes["colour"]
         _, hidden = lamp.shine(met, foot, setting)
         finish, slots = lamp.thing.finish, set(lamp.thing.shapes.slots) - {"main"}
         if not any(np.allclose(finish.of_slot(slot)[0], finish.main, rtol=0.4, atol=0.03) for slot in slots):
@@ -257,7 +202,7 @@ def test_nothing_is_told_of_what_is_hidden() -> None:
 
 
 def test_every_word_is_in_the_vocabulary(drawn: list) -> None:
-    texts = [text for scene in drawn for text in (*scene.captions, *(said.text for said in scene.sentences))]
+    texts = [text for scene in drawn for text in (*scene.captions, *(sentence.text for sentence in scene.sentences))]
     used = {word for text in texts for word in words_of(text)}
     assert used <= set(vocabulary())
     assert len(used) > 0.75 * len(vocabulary())  # which is no heap of words that never come
@@ -267,16 +212,16 @@ def test_every_word_is_in_the_vocabulary(drawn: list) -> None:
 # Splits and identities.
 
 
-def test_individuals_are_those_of_the_wings_and_splits_share_none() -> None:
-    wings = (Pets(20, 3, seed=1), Objects(20, 3, seed=1), Persons(20, 3, seed=1))
-    split_of = {wing.name_of(k): wing.split_of(k) for wing in wings for k in range(wing.identities)}
+def test_individuals_are_those_of_the_worlds_and_splits_share_none() -> None:
+    worlds = (Pets(20, 3, seed=1), Objects(20, 3, seed=1), Persons(20, 3, seed=1))
+    split_of = {world.name_of(k): world.split_of(k) for world in worlds for k in range(world.identities)}
     kinds = set()
     for number in range(90):
-        for wing, identity in MANY._choose(MANY.split_of(number), stream(9, number)):
-            assert split_of[MANY.worlds[wing].name_of(identity)] == MANY.split_of(number)
-            kinds.add(wing)
+        for world, identity in MANY._choose(MANY.split_of(number), stream(9, number)):
+            assert split_of[MANY.worlds[world].name_of(identity)] == MANY.split_of(number)
+            kinds.add(world)
     assert kinds == {"pets", "objects", "persons"}
-    assert MANY.worlds["pets"].pet(4).body == wings[0].pet(4).body
+    assert MANY.worlds["pets"].pet(4).body == worlds[0].pet(4).body
     shares = [sum(MANY.split_of(k) == split for k in range(400)) / 400 for split in ("train", "val", "test")]
     np.testing.assert_allclose(shares, [0.65, 0.1, 0.25], atol=0.01)
 
@@ -324,8 +269,8 @@ def test_lists_agree_with_the_pictures(root: Path) -> None:
                 assert row["attributes"] == one.observed.attributes and row["iscrowd"] == 0
                 np.testing.assert_array_equal(decoded(row["segmentation"]), one.mask)
                 identities.setdefault(split, set()).add(row["identity"])
-            said = [row["caption"] for row in lists["captions"]["annotations"] if row["image_id"] == number]
-            assert said == list(scene.captions) and len(said) >= 2
+            captions_there = [row["caption"] for row in lists["captions"]["annotations"] if row["image_id"] == number]
+            assert captions_there == list(scene.captions) and len(captions_there) >= 2
         for row in lists["sentences"]["annotations"]:
             assert {boxes[k]["image_id"] for k in row["about"]} == {row["image_id"]}
         captions = read_captions(root, split)

@@ -1,4 +1,4 @@
-"""Sentences: what they say holds of the boxes and attributes, and nothing is said of what is not clear."""
+"""Sentences: they are true of the boxes and attributes, and there are none about what is not clear."""
 
 import pytest
 
@@ -39,7 +39,7 @@ RED = {"material": "ceramic", "colour": "red", "pattern": "dots"}
 
 
 def texts(scene: list[Observation]) -> list[str]:
-    return [said.text for said in sentences(scene, SIZE)]
+    return [sentence.text for sentence in sentences(scene, SIZE)]
 
 
 # What instances look like.
@@ -102,7 +102,7 @@ def test_places_alone_and_among_others() -> None:
     assert [place(k, [pet(x=40), pet(x=45)], SIZE) for k in range(2)] == ["", ""]
 
 
-# How one is told from the others.
+# Which words distinguish one from the others.
 
 
 def test_the_shortest_words_that_fit_one_alone() -> None:
@@ -114,7 +114,7 @@ def test_the_shortest_words_that_fit_one_alone() -> None:
     assert by_looks(1, [pet(**GREY, collar="red"), pet(**GREY)]) is None
 
 
-def test_alike_colours_tell_nobody_apart() -> None:
+def test_alike_colours_distinguish_nobody() -> None:
     plastic = {"material": "plastic", "colour": "grey", "pattern": "plain"}
     looks = by_looks(0, [thing(**STEEL), thing(**plastic)])
     assert looks is None  # steel is grey, too
@@ -139,7 +139,7 @@ def test_three_of_a_kind_need_words_that_differ_from_both() -> None:
     ]  # fmt: skip
 
 
-# What is said.
+# Captions and sentences.
 
 
 def test_a_pair_side_by_side() -> None:
@@ -163,11 +163,11 @@ def test_a_pair_side_by_side() -> None:
         "the cat is to the left of the mug",
         "the mug is to the right of the cat",
     ]
-    about = {said.text: said.about for said in sentences(scene, SIZE)}
+    about = {sentence.text: sentence.about for sentence in sentences(scene, SIZE)}
     assert about["the mug is plain"] == (1,) and about["the mug is to the right of the cat"] == (1, 0)
 
 
-def test_look_alikes_are_told_apart_by_place_only() -> None:
+def test_look_alikes_are_distinguished_by_place_only() -> None:
     scene = [pet(x=10, pose="sitting", **GREY), pet(x=60, pose="lying", **GREY)]
     assert "two cats" in captions(scene, "abstract", SIZE)
     assert "a striped grey cat to the left of another striped grey cat" in captions(scene, "abstract", SIZE)
@@ -181,11 +181,11 @@ def test_look_alikes_are_told_apart_by_place_only() -> None:
     ]
 
 
-def test_what_cannot_be_told_apart_is_not_spoken_of() -> None:
+def test_there_is_no_sentence_about_what_no_words_distinguish() -> None:
     assert texts([pet(x=40, pose="sitting", **GREY), pet(x=45, pose="lying", **GREY)]) == []
 
 
-def test_depth_is_told_both_ways() -> None:
+def test_depth_is_stated_both_ways() -> None:
     scene = [pet("fox", x=40, distance=6.0, y=50), thing("sofa", x=42, distance=7.5, y=30)]
     assert "the fox is in front of the sofa" in texts(scene) and "the sofa is behind the fox" in texts(scene)
     assert "a sofa behind a fox in the snow" in captions(scene, "snow", SIZE)
@@ -194,16 +194,18 @@ def test_depth_is_told_both_ways() -> None:
 
 def test_four_in_a_row() -> None:
     scene = [pet(x=0, w=15), pet("fox", x=25, w=15), pet(x=50, w=15), pet("fox", x=80, w=15)]
-    said = captions(scene, "room", SIZE)
-    assert said[0] == "two cats and two foxes in a room"
-    assert "from left to right a cat, a fox, a cat and a fox" in said
+    found = captions(scene, "room", SIZE)
+    assert found[0] == "two cats and two foxes in a room"
+    assert "from left to right a cat, a fox, a cat and a fox" in found
     crowded = [*scene[:3], pet("fox", x=55, w=15)]
     assert not any("from left to right" in text for text in captions(crowded, "room", SIZE))
 
 
-def test_one_alone_is_told_by_what_it_does() -> None:
-    said = captions([pet(pose="lying", facing="left", **GREY)], "carpet", SIZE)
-    assert "a striped grey cat lying down on a carpet" in said and "a striped grey cat facing left on a carpet" in said
+def test_one_alone_is_described_by_what_it_does() -> None:
+    found = captions([pet(pose="lying", facing="left", **GREY)], "carpet", SIZE)
+    assert (
+        "a striped grey cat lying down on a carpet" in found and "a striped grey cat facing left on a carpet" in found
+    )
 
 
 def test_every_place_has_words_and_every_word_is_known() -> None:

@@ -30,7 +30,7 @@ _SCALES = {
     "kettle": 0.8, "toaster": 0.8,
 }  # fmt: skip
 _NAMED = 0.18  # share of the visible surface that must bear a colour for it to be named
-_PRINTED, _SEEN = 0.04, 0.04  # light by which a print differs from its ground, and the share that shows it
+_PRINTED, _VISIBLE = 0.04, 0.04  # light by which a print differs from its ground, and the share that shows it
 _LISTS = {"Ebay_train.txt": ("train", "val"), "Ebay_test.txt": ("test",)}
 
 
@@ -143,7 +143,7 @@ class PlacedThing(Subject[ShapeHits]):
             if share_of(finish.second, colour) > _NAMED:
                 shown_words["accent"] = self.thing.accent
             ground = paint_finish(replace(finish, pattern="plain"), shapes, met).colour[:, shown]
-            if words["pattern"] == "plain" or (np.abs(colour - ground).max(0) > _PRINTED).mean() > _SEEN:
+            if words["pattern"] == "plain" or (np.abs(colour - ground).max(0) > _PRINTED).mean() > _VISIBLE:
                 shown_words["pattern"] = words["pattern"]
         return light, shown_words
 

@@ -29,7 +29,7 @@ _PARTS = {
     "top": ("torso", "arm_left", "arm_right"), "bottom": ("leg_left", "leg_right", "skirt"), "hat": ("hat",),
     "bag": ("bag",),
 }  # fmt: skip
-_SEEN = 0.04  # share of the visible figure from which on a garment, a hat or a bag is named
+_VISIBLE = 0.04  # share of the visible figure from which on a garment, a hat or a bag is named
 _QUERIES = {2: 0, 3: 1}  # views of a test identity, modulo 4, that are queries, and the outfit worn in them
 
 
@@ -147,7 +147,12 @@ def _shine(colour: Floats, figure: Figure, hits: Hits, setting: Setting) -> Floa
 
 
 class PlacedPerson(Subject[Hits]):
-    """A person in outfit number ``worn``, on the way, to be seen from the side ``azimuth``."""
+    """A person on the way.
+
+    Args:
+        worn: number of the outfit, 0 or 1.
+        azimuth: side from which the camera sees the person, in radians from the front to the left.
+    """
 
     def __init__(self, person: Person, worn: int, azimuth: float, rng: np.random.Generator) -> None:
         self.person, self.worn, self.azimuth, self.scale = person, worn, azimuth, _SCALE
@@ -172,19 +177,19 @@ class PlacedPerson(Subject[Hits]):
             if self.gait.stride < _STILL or abs(np.sin(self.gait.phase)) > 0.5:  # else the legs pass each other
                 words["pose"] = "standing" if self.gait.stride < _STILL else "walking"
         on = {part: shown & (met.blend(self.figure.belongs(*own)) > 0.5) for part, own in _PARTS.items()}
-        seen = {part: bool(at.sum() > _SEEN * shown.sum()) for part, at in on.items()}
-        if seen["top"]:
+        visible = {part: bool(at.sum() > _VISIBLE * shown.sum()) for part, at in on.items()}
+        if visible["top"]:
             words |= {"top": outfit.top}
             if share_of(outfit.top_colour, colour[:, on["top"]]) > 0.4:
                 words["top_colour"] = outfit.top_word
             if outfit.pattern in ("stripes", "check") and share_of(outfit.second, colour[:, on["top"]]) > 0.15:
                 words["top_pattern"] = outfit.pattern
-        if seen["bottom"] and outfit.top != "coat":
+        if visible["bottom"] and outfit.top != "coat":
             words |= {"bottom": outfit.bottom}
             if share_of(outfit.bottom_colour, colour[:, on["bottom"]]) > 0.2:
                 words["bottom_colour"] = outfit.bottom_word
         worn = {"hat": wearer.hat, "bag": wearer.bag}
-        words |= {name: word for name, word in worn.items() if word != "none" and seen[name]}
+        words |= {name: word for name, word in worn.items() if word != "none" and visible[name]}
         return _shine(colour, self.figure, met, setting), words
 
 

@@ -63,7 +63,7 @@ _POSES = ("standing", "walking", "sitting", "lying")
 _SCALES = {"cat": 0.95, "dog": 1.0, "fox": 1.0, "rabbit": 1.1, "hamster": 1.05}  # in a group
 _SHORT = 0.25  # legs on which an animal that stands looks as if it lay
 _WHOLE = 0.7  # share of an animal that must be visible for its pose to be named
-_MARKED, _SEEN = 0.04, 0.05  # light by which a mark differs from its coat, and the share of the skin that shows it
+_MARKED, _VISIBLE = 0.04, 0.05  # light by which a mark differs from its coat, and the share of the skin that shows it
 _BAND = 0.012  # share of the skin that a collar must take to be named
 _REIDENTIFIED = 2  # further images of each training identity, to be identified among the training identities
 
@@ -186,7 +186,7 @@ class PlacedPet(Subject[Hits]):
         whole = bool(shown.mean() > _WHOLE)
         if whole and _shows_pose(self.pose, pet.body):
             words["pose"] = self.pose.kind
-        if marked[shown].mean() > _SEEN:
+        if marked[shown].mean() > _VISIBLE:
             words |= {"coat": pet.attributes["coat"], "pattern": pet.attributes["pattern"]}
         if whole and abs(self.azimuth) < 0.35:
             words["facing"] = "camera"

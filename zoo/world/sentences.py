@@ -93,7 +93,7 @@ class Sentence(NamedTuple):
 
 def _lap(one: Observation, other: Observation) -> float:
     """Overlap of two boxes along x as a share of the narrower."""
-    ends = [(seen.box[0], seen.box[0] + seen.box[2]) for seen in (one, other)]
+    ends = [(instance.box[0], instance.box[0] + instance.box[2]) for instance in (one, other)]
     both = min(end for _, end in ends) - max(start for start, _ in ends)
     return both / min(one.box[2], other.box[2])
 
@@ -133,10 +133,10 @@ def place(k: int, among: Sequence[Observation], size: int) -> str:
 # What instances look like.
 
 
-def _traits(seen: Observation) -> dict[str, str]:
+def _traits(instance: Observation) -> dict[str, str]:
     """Name of a trait -> words for it, for each trait of an instance that the picture shows."""
-    words = seen.attributes
-    if seen.kind == "person":
+    words = instance.attributes
+    if instance.kind == "person":
         traits: dict[str, str] = {}
         for part in ("top", "bottom"):
             if part in words:
@@ -144,7 +144,7 @@ def _traits(seen: Observation) -> dict[str, str]:
                 garment = (pattern, words.get(f"{part}_colour", ""), _TOPS.get(words[part], words[part]))
                 traits[part] = " ".join(filter(None, garment))
         return traits | {part: words[part] for part in ("hat", "bag") if part in words}
-    if seen.kind in SPECIES:
+    if instance.kind in SPECIES:
         traits = {"coat": _COATS[words["pattern"]].format(words["coat"])} if "pattern" in words else {}
         return traits | {part: words[part] for part in ("collar",) if part in words}
     return _finish(words)
@@ -166,9 +166,9 @@ def _finish(words: dict[str, str]) -> dict[str, str]:
     return traits
 
 
-def phrase(seen: Observation, only: Collection[str] | None = None) -> str:
+def phrase(instance: Observation, only: Collection[str] | None = None) -> str:
     """An instance without its article, with all of its traits or ``only`` some: ``striped grey cat``."""
-    traits = {name: word for name, word in _traits(seen).items() if only is None or name in only}
+    traits = {name: word for name, word in _traits(instance).items() if only is None or name in only}
     if only is None and traits.get("pattern") == "plain":
         del traits["pattern"]
     before_noun = [traits[name] for name in ("coat", "pattern", "colour", "material") if name in traits]
@@ -180,7 +180,7 @@ def phrase(seen: Observation, only: Collection[str] | None = None) -> str:
         after.append(f"with a {traits['collar']} collar")
     if "emblem" in traits:
         after.append("with an emblem")
-    return " ".join([*before_noun, seen.noun, *after])
+    return " ".join([*before_noun, instance.noun, *after])
 
 
 def _worn(part: str, garment: str) -> str:
@@ -188,9 +188,9 @@ def _worn(part: str, garment: str) -> str:
     return garment if plural else _a(garment)
 
 
-def _facts(seen: Observation) -> dict[str, str]:
+def _facts(instance: Observation) -> dict[str, str]:
     """Facts about an instance: trait, or ``pose`` or ``facing`` -> the rest of a sentence."""
-    words, traits = seen.attributes, _traits(seen)
+    words, traits = instance.attributes, _traits(instance)
     facts = {}
     if "pose" in words:
         facts["pose"] = f"is {_POSES[words['pose']]}"
@@ -240,7 +240,7 @@ def _differs(one: Observation, other: Observation, trait: str) -> bool:
     if mine is None or (theirs is None and trait not in _MARKS):
         return False
     if trait in ("top", "bottom"):  # garments of one colour look alike
-        colours = {seen.attributes.get(f"{trait}_colour") for seen in (one, other)}
+        colours = {instance.attributes.get(f"{trait}_colour") for instance in (one, other)}
         return len(colours) == 2 and None not in colours
     if trait == "colour":  # steel is grey, too
         return not {one.attributes["colour"], one.attributes.get("accent")} & {
@@ -273,7 +273,7 @@ def by_place(k: int, scene: Sequence[Observation], size: int) -> str | None:
 def captions(scene: Sequence[Observation], background: str, size: int) -> tuple[str, ...]:
     """Captions of a whole scene whose instances are given from left to right."""
     where = f" {_PLACES[background]}" if _PLACES[background] else ""
-    wholes = [phrase(seen) for seen in scene]
+    wholes = [phrase(instance) for instance in scene]
     named = [_a(whole) if whole not in wholes[:k] else f"another {whole}" for k, whole in enumerate(wholes)]
     texts = [_counted(scene) + where, _and(named) + where]
     if len(scene) == 1:
@@ -286,14 +286,14 @@ def captions(scene: Sequence[Observation], background: str, size: int) -> tuple[
             pairs = [f"{_a(wholes[k])} {how} {other}" for how in _relations(k, n, scene, size)]
             texts += [*pairs, *(pair + where for pair in pairs)]
     if len(scene) > 2 and all(left_of(one, other, size) for one, other in zip(scene, scene[1:], strict=False)):
-        nouns = [_a(seen.noun) for seen in scene]
+        nouns = [_a(instance.noun) for instance in scene]
         texts += [f"from left to right {_and(nouns)}", f"from left to right {_and(named)}"]
     return tuple(dict.fromkeys(texts))
 
 
 def _counted(scene: Sequence[Observation]) -> str:
     """``two cats and a mug``."""
-    nouns = [seen.noun for seen in scene]
+    nouns = [instance.noun for instance in scene]
     parts = []
     for noun in dict.fromkeys(nouns):
         count = nouns.count(noun)

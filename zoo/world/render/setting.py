@@ -15,7 +15,7 @@ from zoo.world.render.solids import Hits, Solids, shade_of, trace
 
 Sensor = Callable[[Floats, tuple[int, int], np.random.Generator], NDArray[np.uint8]]
 Scalar = TypeVar("Scalar", bound=np.generic)
-_SHOWN, _SMALLEST = 0.4, 0.005  # of a subject in a group: least share that is seen, and least share of the picture
+_SHOWN, _SMALLEST = 0.4, 0.005  # of a subject in a group: least visible share, and least share of the picture
 _GROUP_FINER = 1.5  # rays per pixel's side where several share a picture and each is small
 
 
@@ -279,8 +279,8 @@ def _owners(depth: Floats) -> Ints:
     while True:
         owner = np.where(np.isfinite(depth).any(0), depth.argmin(0), -1)
         left = np.flatnonzero(np.isfinite(depth).any(1))
-        seen = np.array([(owner == k).sum() for k in left])
-        share = np.where(seen < _SMALLEST * len(owner), 0, seen / whole[left])
+        visible = np.array([(owner == k).sum() for k in left])
+        share = np.where(visible < _SMALLEST * len(owner), 0, visible / whole[left])
         if len(left) <= 1 or share.min() >= _SHOWN:
             return owner
         depth[left[share.argmin()]] = np.inf
