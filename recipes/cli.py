@@ -10,26 +10,30 @@ import shlex
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from contextvars import copy_context
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, cast
 
 import torch
 import yaml
 from jsonargparse import set_parsing_settings
-from lightning import LightningDataModule
+from lightning import LightningDataModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 import zoo
 from recipes.flags import without_flags
+from recipes.tables import tables_of
 from zoo.module import ZooModule
+from zoo.scores import Scores
+from zoo.training.callbacks import ControlRun, SaveComponent, TestBeside, callbacks_of, follow_fit
+from zoo.training.checkpoints import read_checkpoint
 from zoo.world import World
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -60,40 +64,42 @@ class RecipeParser(LightningArgumentParser):
 
 
 class RecipeCLI(LightningCLI):
-    """LightningCLI whose flags reach interpolated values, whose runs resume where they were, and that says in the
-    end what came out.
-
-    A kind of recipe derives from it and overrides, each time calling `super()` where there is something to call:
-    `add_arguments_to_parser` for flags of its own, `before_instantiate_classes` to settle what the flags leave open,
-    `validates` where its data may have nothing to validate on, `busy_workers` where its loaders have little to do,
-    `before_fit`, `after_training` for what follows a whole fit, `tables` for how its scores are shown.
+    """LightningCLI whose flags reach interpolated values, whose runs resume where they were, and that saves, tests and
+    compares after a fit, and prints the results.
 
     Args:
         model: root of the run.
         data: data module.
-        recipe: name of the recipe.
+        recipe: what is run.
         args: the command line with the YAML files of the recipe.
-        given: the command line as the user has typed it.
+        given: the command line as typed.
 
     Attributes:
-        results: what was tested -> score -> value, such as `{"trained": {"test/mAP": 0.4}}`; filled by `report`.
+        results: what was tested -> scores, such as `{"trained": {ScoreName("mAP"): 0.4}}`.
+        kept: what a fit has kept -> where; empty where it was interrupted.
     """
 
     model: ZooModule
     datamodule: LightningDataModule
 
     def __init__(
-        self, model: type[ZooModule], data: type[LightningDataModule], recipe: str, args: list[str], given: list[str]
+        self,
+        model: type[ZooModule],
+        data: type[LightningDataModule],
+        recipe: "Recipe",
+        args: list[str],
+        given: list[str],
     ) -> None:
         self.recipe, self.given = recipe, given
         self.console = Console()
-        self.results: dict[str, dict[str, float]] = {}
+        self.results: dict[str, Scores] = {}
+        self.kept: dict[str, Path] = {}
         super().__init__(
             model,
             data,
             args=args,
             parser_class=RecipeParser,
-            parser_kwargs={"parser_mode": "omegaconf+", "prog": f"python -m recipes.{recipe}"},
+            parser_kwargs={"parser_mode": "omegaconf+", "prog": f"python -m recipes.{recipe.name}"},
             save_config_callback=SaveRunConfig,
             save_config_kwargs={"overwrite": True},
             seed_everything_default=0,
@@ -103,16 +109,46 @@ class RecipeCLI(LightningCLI):
     # ------------------------------------------------------------------ parsing
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument("--name", type=str, default="run", help="Name of the run; it is kept in runs/NAME.")
-        parser.add_argument(
+        add = parser.add_argument
+        add("--name", type=str, default="run", help="Name of the run; it is kept in runs/NAME.")
+        add(
             "--monitor",
             type=str | None,
             default=None,
             help="Score whose largest value makes a checkpoint the best; null for the latest.",
         )
+        add(
+            "--compare_with",
+            type=list[str],
+            default=[],
+            help="Cards of components to test beside the trained one after fit.",
+        )
+        add(
+            "--baselines",
+            type=bool,
+            default=True,
+            help="Test what the model is compared with, too: its start, random weights, the base model.",
+        )
+        add(
+            "--control",
+            type=bool,
+            default=False,
+            help="Train the model's control, such as the same without experts, in a run of its own, and test it, too.",
+        )
+        add(
+            "--then",
+            type=str | None,
+            default=None,
+            help="YAML of a run that goes on from the component, laid over the YAML files of the recipe; a name is one "
+            "of recipes/configs. For recipes that have two parts.",
+        )
+        for key, callback in self.recipe.callbacks.items():
+            parser.add_lightning_class_args(callback, key)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        self.config = parser.parse_args(args)  # type: ignore[arg-type]
+        self.config = parser.parse_args(cast(list[str], args))
+        for key, value in self.recipe.settings.items():
+            self.config[f"{self.config.subcommand}.{key}"] = value
 
     def _parse_ckpt_path(self) -> None:
         """Flags and YAML win over what a checkpoint was made with (stock Lightning: the other way round, silently);
@@ -151,47 +187,66 @@ class RecipeCLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         if self.trainer.strategy.root_device.type == "cpu":
-            use_cpu_well(self.busy_workers)
+            workers = getattr(self.datamodule, "workers", 0)
+            use_cpu_well(getattr(self.datamodule, "busy_workers", workers))
+        if self.subcommand == "fit":
+            compared = TestBeside(self._get(self.config, "compare_with"), self._get(self.config, "baselines"))
+            control = [ControlRun(self._control)] if self._get(self.config, "control") else []
+            # Before the checkpoints, which come last.
+            callbacks_of(self.trainer)[:0] = [SaveComponent(name=self._get(self.config, "name")), compared, *control]
 
     # ------------------------------------------------------------------ running
 
-    @property
-    def busy_workers(self) -> int:
-        """Loaders that keep a core busy."""
-        return getattr(self.datamodule, "workers", 0)
-
-    @property
-    def validates(self) -> bool:
-        """Whether the data has something to choose the best checkpoint by."""
-        return True
-
     def before_fit(self) -> None:
-        if not self.validates:
+        if not getattr(self.datamodule, "validates", True):
             for checkpoint in self.trainer.checkpoint_callbacks:
-                if str(getattr(checkpoint, "monitor", "")).startswith("val/"):
-                    checkpoint.monitor = None  # type: ignore[attr-defined]  # the last epoch counts as the best
+                if isinstance(checkpoint, ModelCheckpoint) and str(checkpoint.monitor).startswith("val/"):
+                    checkpoint.monitor = None  # the last epoch counts as the best
         if self.trainer.log_dir and not self.is_dry_run:
             last = Path(self.trainer.log_dir) / "checkpoints" / "last.ckpt"
-            self.say(f"If interrupted, go on with:\n  {self._command('fit', f'--ckpt_path={last}')}")
+            self.print(f"If interrupted, go on with:\n  {self._command('fit', f'--ckpt_path={last}')}")
 
     def after_fit(self) -> None:
-        best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
-        if best and not self.is_dry_run and not self.trainer.interrupted:
-            self.after_training(Path(best))
+        """Save, test and compare, and print where things are."""
+        fit = follow_fit(self.trainer, self.model, self.datamodule, self._command("fit"), self.report)
+        if fit is None:
+            return
+        folder = self.folder
+        self.kept = {"best checkpoint": fit.best, **fit.kept}
+        if (folder / "pictures").is_dir():
+            self.kept["pictures"] = folder / "pictures"
+        lines = [f"{what:<17}{path}" for what, path in self.kept.items()]
+        lines.append(f"Look at it:  tensorboard --logdir {folder}")
+        if self.recipe.use:
+            use = self.recipe.use.format(run=folder, best=fit.best, **fit.kept)
+            lines.append(f"Use it:      python -m recipes.{self.recipe.name} {use}")
+        self.print("\n".join(lines))
 
-    def after_training(self, best: Path) -> None:
-        """What follows a fit that has come to its end: tests, and what is kept of it.
-
-        Args:
-            best: its best checkpoint.
-        """
-        self.say_where({"best checkpoint": best})
+    def _control(self) -> tuple[Trainer, ZooModule, LightningDataModule]:
+        """Trainer, root and data of the control: this run's configuration with the root's control arguments."""
+        own = self.config, self.config_init, self.model, self.datamodule, self.trainer
+        trainer = self._get(self.config, "trainer")
+        suffix = f"_{self.model.control_name}"
+        changed = {f"model.{key}": value for key, value in self.model.control.items()}
+        changed |= {"name": self._get(self.config, "name") + suffix, "ckpt_path": None}
+        changed |= {"trainer.default_root_dir": f"{trainer['default_root_dir']}{suffix}"}
+        if hasattr(trainer["logger"], "init_args"):
+            changed |= {"trainer.logger.init_args.name": changed["name"], "trainer.logger.init_args.version": None}
+        self.config = config = self.config.clone()
+        for key, value in changed.items():
+            config[f"{self.subcommand}.{key}"] = value
+        try:
+            self._set_seed()
+            self.instantiate_classes()
+            return self.trainer, self.model, self.datamodule
+        finally:
+            self.config, self.config_init, self.model, self.datamodule, self.trainer = own
 
     def after_validate(self) -> None:
-        self._report_own_scores("validate")
+        self.report({"validate": self.model.scores})
 
     def after_test(self) -> None:
-        self._report_own_scores("test")
+        self.report({"test": self.model.scores})
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
@@ -211,55 +266,41 @@ class RecipeCLI(LightningCLI):
         """Where the run keeps what it makes. To be asked for by all processes."""
         return Path(self.trainer.log_dir or ".")
 
-    @contextmanager
-    def without_loggers(self) -> Iterator[None]:
-        """Evaluate without a trace in the curves and pictures of the run."""
-        loggers = self.trainer.loggers
-        self.trainer.loggers = []
-        try:
-            yield
-        finally:
-            self.trainer.loggers = loggers
+    # ------------------------------------------------------------------ output
 
-    # ------------------------------------------------------------------ saying what came out
-
-    def say(self, text: str) -> None:
+    def print(self, text: str) -> None:
         """Print once, whatever the number of processes."""
         if self.trainer.is_global_zero:
             self.console.print(text, highlight=False, soft_wrap=True)
 
-    def say_where(self, kept: Mapping[str, Path], use: str | None = None) -> None:
-        """Say where things are that a fit has left, and the command that uses them."""
-        lines = [f"{what:<17}{path}" for what, path in kept.items()]
-        lines.append(f"Look at it:  tensorboard --logdir {self.folder}")
-        self.say("\n".join([*lines, f"Use it:      {use}"] if use else lines))
-
-    def report(self, results: Mapping[str, Mapping[str, float]]) -> None:
+    def report(self, results: Mapping[str, Scores]) -> None:
         """Keep scores in `results` and print them, once.
 
         Args:
-            results: what was tested -> score -> value.
+            results: what was tested -> scores.
         """
-        self.results |= {name: dict(scores) for name, scores in results.items()}
+        self.results = {name: dict(scores) for name, scores in results.items()}
         if self.trainer.is_global_zero:
-            for table in self.tables(results):
+            for table in tables_of(results):
                 self.console.print(table)
-
-    def tables(self, results: Mapping[str, Mapping[str, float]]) -> list[Table]:
-        """How scores are shown: a line for each, a column for what was tested."""
-        table = Table("score", *results, box=SIMPLE_HEAD, pad_edge=False)
-        for column in table.columns[1:]:
-            column.justify = "right"
-        for name in dict.fromkeys(name for scores in results.values() for name in scores):
-            table.add_row(name, *(f"{scores[name]:.4g}" if name in scores else "" for scores in results.values()))
-        return [table]
-
-    def _report_own_scores(self, name: str) -> None:
-        self.report({name: {key: float(value) for key, value in self.trainer.callback_metrics.items()}})
 
     def _command(self, subcommand: str, *more: str) -> str:
         flags = without_flags(self.given[self.given.index(subcommand) + 1 :], ("ckpt_path",))
-        return shlex.join(["python", "-m", f"recipes.{self.recipe}", subcommand, *flags, *more])
+        return shlex.join(["python", "-m", f"recipes.{self.recipe.name}", subcommand, *flags, *more])
+
+
+class ParsedCLI(RecipeCLI):
+    """Parses the command line of a recipe, and makes and runs nothing."""
+
+    def _set_seed(self) -> None: ...
+
+    def before_instantiate_classes(self) -> None: ...
+
+    def instantiate_classes(self) -> None: ...
+
+    def after_instantiate_classes(self) -> None: ...
+
+    def _run_subcommand(self, subcommand: str) -> None: ...
 
 
 class SaveRunConfig(SaveConfigCallback):
@@ -270,33 +311,78 @@ class SaveRunConfig(SaveConfigCallback):
             super().setup(trainer, pl_module, stage)
 
 
-_CLI = TypeVar("_CLI", bound=RecipeCLI)
+@dataclass(frozen=True)
+class Recipe:
+    """What a recipe adds to its model and its data.
+
+    Args:
+        name: of its module and of its YAML.
+        callbacks: flag -> callback of Lightning whose arguments are flags below it.
+        use: the subcommand and flags that use the result of a fit; `{run}` is its folder, `{best}` its best checkpoint,
+            `{component}` the folder of what it has saved.
+        over: a YAML that is laid over those of the recipe.
+        settings: flag -> value that is set whatever YAML files and the command line give.
+    """
+
+    name: str
+    callbacks: Mapping[str, type[Callback]] = field(default_factory=dict)
+    use: str = ""
+    over: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 def run(
     model: type[ZooModule],
     data: type[LightningDataModule],
-    recipe: str,
+    recipe: str | Recipe,
     args: list[str] | None = None,
-    cli: type[_CLI] = RecipeCLI,  # type: ignore[assignment]  # mypy has no defaults of type variables
-) -> _CLI:
-    """Run a recipe: its YAML files, then the user's own flags and files. A process may call it many times.
+) -> RecipeCLI:
+    """Run a recipe: its YAML files, then the user's own files and flags. A process may call it many times.
 
     Args:
         model: root of the run.
         data: data module.
-        recipe: name of the recipe, of its YAML and of its module.
+        recipe: the recipe, or its name.
         args: the command line; None takes that of the process.
-        cli: the command line of this kind of recipe.
 
     Returns:
-        What ran, with its `trainer`, `model`, `datamodule` and `results`.
+        What ran, with its `trainer`, `model`, `datamodule`, `results` and `kept`.
 
     Raises:
         SystemExit: 2 for a command line that cannot be understood, 1 for a run that cannot be done. Set
             ZOO_TRACEBACK=1 to see where from.
     """
+    return _started(RecipeCLI, model, data, recipe, args)
+
+
+def parse(
+    model: type[ZooModule],
+    data: type[LightningDataModule],
+    recipe: str | Recipe,
+    args: list[str] | None = None,
+) -> dict[str, Any]:
+    """The configuration of a run, all defaults filled in, as plain values; nothing is made or run.
+
+    Args:
+        model, data, recipe, args: see `run`.
+
+    Raises:
+        SystemExit: 2 for a command line that cannot be understood.
+    """
+    parsed = _started(ParsedCLI, model, data, recipe, args)
+    subcommand = parsed.config.subcommand
+    return yaml.safe_load(parsed._parser(subcommand).dump(parsed.config[subcommand], skip_none=False))
+
+
+def _started(
+    cli: type[RecipeCLI],
+    model: type[ZooModule],
+    data: type[LightningDataModule],
+    recipe: str | Recipe,
+    args: list[str] | None,
+) -> RecipeCLI:
     _set_up_process()
+    recipe = Recipe(recipe) if isinstance(recipe, str) else recipe
     given = sys.argv[1:] if args is None else list(args)
     command = next((i for i, word in enumerate(given) if word in _SUBCOMMANDS), None)
     stacked = list(given)
@@ -315,11 +401,15 @@ def run(
         raise SystemExit(1) from None
 
 
-def config_files(recipe: str) -> list[Path]:
+def config_files(recipe: Recipe) -> list[Path]:
     """The YAML files that a recipe starts from, each laid over those before it: `base.yaml`; that of its family, the
-    part of its name before the first underscore (`expert.yaml` for `expert_pet`), where there is one; its own."""
-    names = dict.fromkeys(("base", recipe.partition("_")[0], recipe))
-    return [path for path in (CONFIGS / f"{name}.yaml" for name in names) if path.is_file()]
+    part of its name before the first underscore (`expert.yaml` for `expert_pet`), where there is one; its own; and the
+    one that is laid over it, a path or a name in recipes/configs."""
+    names = dict.fromkeys(("base", recipe.name.partition("_")[0], recipe.name))
+    found = [path for path in (CONFIGS / f"{name}.yaml" for name in names) if path.is_file()]
+    if recipe.over is not None:
+        found.append(Path(recipe.over) if Path(recipe.over).is_file() else CONFIGS / f"{recipe.over}.yaml")
+    return found
 
 
 def _set_up_process() -> None:
@@ -346,25 +436,6 @@ def _leave_group() -> None:
 def _is_ours(error: RuntimeError) -> bool:
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return Path(frame.filename).is_relative_to(Path(zoo.__file__).parent)
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """What a run has saved, read without running any code of it.
-
-    Raises:
-        ValueError: the file is no checkpoint of a run, or cannot be read.
-    """
-    try:
-        checkpoint = torch.load(path, weights_only=True, map_location="cpu")
-        if "state_dict" in checkpoint and "pytorch-lightning_version" in checkpoint:
-            return checkpoint
-        reason = "it is no checkpoint of a run"
-    except Exception as error:  # torch raises whatever its readers run into
-        reason = f"it cannot be read ({type(error).__name__})"
-    raise ValueError(
-        f"Checkpoint {path} is refused: {reason}. Give the .ckpt file of a run; "
-        "`python -m recipes.zoo convert` takes foreign weights."
-    )
 
 
 def use_cpu_well(workers: int) -> None:

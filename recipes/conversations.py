@@ -4,64 +4,57 @@
     python -m recipes.conversations --root photos --category pet --tau_quantile 0.5 0.9 0.99
     python -m recipes.conversations --root photos --category pet --manifest runs/mypets/version_0/manifest.csv
 
-Each category's conversations are written to OUT/<category>.parquet, with contact sheets beside it. On several
-processes: `torchrun --nproc-per-node N -m recipes.conversations`.
+Each category's conversations are written to OUT/<category>.parquet, with contact sheets beside it. Images are embedded
+in a predict run of Lightning, by one process or several, which then mine together; the result is the same. Several are
+`--accelerator gpu --devices 8`, `--devices 2` on a CPU, or `torchrun --nproc-per-node N -m recipes.conversations`.
 """
 
 import argparse
 import hashlib
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch.distributed as dist
-from PIL import Image
+import torch
+from lightning import Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from zoo.categories import CATEGORIES
-from zoo.conversations.build import build
-from zoo.conversations.embedding import SPLITS
-from zoo.conversations.manifest import Conversation, Conversations, ImageRef
+from zoo.conversations.manifest import Conversations
 from zoo.conversations.mining import REASONS
-from zoo.conversations.rule import GalleryRule
+from zoo.conversations.pipeline import make_conversations
+from zoo.conversations.rule import CONVERSATION_SPLITS, GalleryRule
+from zoo.conversations.sheets import contact_sheets
 from zoo.data.cameras import without_useless_cameras
-from zoo.data.images import UnreadableImage, read_image
+from zoo.data.holdout import HoldOut
 from zoo.data.index import IdentityIndex
 from zoo.data.join import Source, read_sources
-from zoo.distributed import rank
-from zoo.drawing import GREEN, GREY, RED, framed, save_png, sheet
-from zoo.world import Faces, Objects, Persons, Pets
+from zoo.drawing import save_png
 
 ENCODER = "general_mobilenetv3s050.world"
 TAUS = (0.2, 0.5, 0.8)  # the paper's
 SPLIT = {"val_share": 0.1, "test_share": 0.3, "split_seed": 0}  # of a folder without splits of its own
 AT_MOST = ("val=500", "test=500")
-WINGS = {"person": Persons, "face": Faces, "pet": Pets, "object": Objects}
 
 
 def main(args: list[str] | None = None) -> int:
     """Make and write them; returns the exit status."""
     options = parser().parse_args(args)
-    parallel = int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized()
-    if parallel:
-        dist.init_process_group("gloo")
-    console = Console(quiet=rank() > 0)
     try:
-        run(options, console)
-    except (ValueError, OSError) as error:
+        run(options)
+    except (ValueError, OSError, MisconfigurationException) as error:
         if os.environ.get("ZOO_TRACEBACK"):
             raise
         sys.stderr.write(f"error: {error}\n")
         return 1
-    finally:
-        if parallel:
-            dist.destroy_process_group()
     return 0
 
 
@@ -78,7 +71,7 @@ def parser() -> argparse.ArgumentParser:
     add("--val_share", type=float, help=f"share of identities to validate on, {SPLIT['val_share']} by default")
     add("--test_share", type=float, help=f"share of identities to test on, {SPLIT['test_share']} by default")
     add("--split_seed", type=int, help="which identities are held out, 0 by default; as data.split_seed of experts")
-    add("--category", choices=sorted(CATEGORIES), help="what the images show; without --root, the wing to draw")
+    add("--category", choices=sorted(CATEGORIES), help="what the images show; without --root, the world to draw")
     add("--encoder", default=ENCODER, help="general encoder: a name on the shelf, a folder, or hf://user/repo")
     add("--k", type=int, nargs="+", default=[5], metavar="K", help="images in a gallery; or the fewest and the most")
     add("--tau", type=float, nargs="+", default=[], help="a level for each similarity that distractors exceed")
@@ -89,7 +82,12 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         help="a level for each share of the pairs of two identities that are less similar; such as 0.9",
     )
-    add("--split", nargs="+", choices=SPLITS, help="splits to make conversations of; by default all with images")
+    add(
+        "--split",
+        nargs="+",
+        choices=CONVERSATION_SPLITS,
+        help="splits to use; by default all with images",
+    )
     add(
         "--at_most",
         nargs="+",
@@ -104,21 +102,26 @@ def parser() -> argparse.ArgumentParser:
     add("--out", type=Path, default=Path("runs/conversations"), help="folder to write to")
     add("--sheets", type=int, default=6, help="conversations on a contact sheet; 0 for no sheets")
     add("--workers", type=int, default=2, help="processes that decode images")
-    add("--device", default="cpu", help="where to embed and compare, such as cuda")
+    add("--accelerator", help="where to embed and compare: cpu, gpu, auto or another of Lightning's; cpu by default")
+    add("--devices", help="GPUs, or processes on a CPU, of each machine; by default those of torchrun, or one")
+    add("--num_nodes", type=int, help="machines; by default those of torchrun, or one")
+    add("--strategy", choices=("auto", "ddp"), default="auto", help="how several processes are run")
+    add("--device", help="accelerator and device by PyTorch's name, such as cuda or cuda:1, instead of --accelerator")
     return top
 
 
-def run(options: argparse.Namespace, console: Console) -> None:
+def run(options: argparse.Namespace) -> None:
     """
     Raises:
         ValueError: flags that do not fit each other, or nothing was found at any level.
         OSError: folders that cannot be read or written.
     """
     refuse_impossible(options)
-    rules, at_most = rules_of(options), limits_of(options.at_most)
+    rules, at_most, trainer = rules_of(options), limits_of(options.at_most), trainer_of(options)
+    console = Console(quiet=not trainer.is_global_zero)
     for category, index in sources(options):
         console.print(f"\n{category}: {escape(str(index.root))}: {index.describe()}", soft_wrap=True, highlight=False)
-        made = build(
+        made = make_conversations(
             index,
             options.encoder,
             rules,
@@ -127,18 +130,43 @@ def run(options: argparse.Namespace, console: Console) -> None:
             at_most,
             options.per_query,
             options.workers,
-            options.device,
+            trainer=trainer,
         )
-        if rank() > 0:
+        if not trainer.is_global_zero:
             continue
         made.meta["split"] = split_of(options)
         path = options.out / f"{category}.parquet"
         made.save(path)
         report(made, console)
         console.print(f"{len(made):,} conversations, {made.meta['images']['count']:,} images: {escape(str(path))}")
-        for picture, title in contact_sheets(made, options.sheets):
+        for title, picture in contact_sheets(made, options.sheets):
             save_png(picture, options.out / f"{category}_{title}.png")
             console.print(f"contact sheet: {escape(str(options.out / f'{category}_{title}.png'))}", soft_wrap=True)
+
+
+def trainer_of(options: argparse.Namespace) -> Trainer:
+    """Runs the embedding, by default in the processes that torchrun has started, or in this one."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    local, everywhere = (int(os.environ.get(name, 1)) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+    accelerator, devices = options.accelerator or "cpu", options.devices or str(local)
+    if options.device is not None:
+        device = torch.device(options.device)
+        accelerator = "gpu" if device.type == "cuda" else device.type
+        devices = devices if device.index is None else f"{device.index},"
+    trainer = Trainer(
+        accelerator=accelerator,
+        devices=devices,
+        num_nodes=options.num_nodes or max(1, everywhere // local),
+        strategy=options.strategy,
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,  # batches are dealt out such that their number cannot change a vector
+    )
+    if not trainer.is_global_zero:
+        logging.getLogger("zoo").setLevel(logging.ERROR)  # every process reads the images and would log the same
+    return trainer
 
 
 def rules_of(options: argparse.Namespace) -> list[GalleryRule]:
@@ -163,16 +191,18 @@ def refuse_impossible(options: argparse.Namespace) -> None:
             raise ValueError(f"--{flag} is {getattr(options, flag)}. Give a number from {least} on.")
     if options.root is not None and not options.root.is_dir():
         raise ValueError(f"--root {options.root} is no folder. Give the folder that holds the images.")
+    if options.device is not None and (options.accelerator or options.devices):
+        raise ValueError("--device names the accelerator and the device. Give it without --accelerator and --devices.")
     shares = [flag for flag in SPLIT if getattr(options, flag) is not None]
     if options.manifest is not None and shares:
         raise ValueError(f"--manifest has a split of its own. Give either it or --{shares[0]}.")
     if options.manifest is not None and not options.manifest.is_file():
         raise ValueError(f"--manifest {options.manifest} is no file. Give the manifest.csv that a run has written.")
     if options.root is None and (options.manifest is not None or shares):
-        raise ValueError(f"--{shares[0] if shares else 'manifest'} says how to split a folder. Give --root.")
+        raise ValueError(f"--{shares[0] if shares else 'manifest'} is about the split of a folder. Give --root.")
 
 
-def split_of(options: argparse.Namespace) -> dict[str, Any]:
+def split_of(options: argparse.Namespace) -> dict[str, str | float]:
     """Where the split came from: a manifest by name and hash, or how it was drawn where the folder has none."""
     if options.manifest is not None:
         return {
@@ -183,7 +213,7 @@ def split_of(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def limits_of(entries: Sequence[str]) -> dict[str, int]:
-    """["500"] or ["train=5000", "test=50"] -> split -> most conversations, AT_MOST where nothing else is said.
+    """["500"] or ["train=5000", "test=50"] -> split -> most conversations, by AT_MOST where none is given.
 
     Splits without a limit are left out.
     """
@@ -192,36 +222,32 @@ def limits_of(entries: Sequence[str]) -> dict[str, int]:
         split, _, number = entry.rpartition("=")
         if not number.isdigit():
             raise ValueError(f"--at_most {entry} is no limit. Write a number, or SPLIT=NUMBER, as in test=500.")
-        limits |= dict.fromkeys([split] if split else SPLITS, int(number))
+        limits |= dict.fromkeys([split] if split else CONVERSATION_SPLITS, int(number))
     return {split: number for split, number in limits.items() if number}
 
 
 def sources(options: argparse.Namespace) -> Iterator[tuple[str, IdentityIndex]]:
-    """Category and images: of the folder, or of each wing of the world."""
+    """Category and images: of the folder, or of the world of each category that has one."""
     if options.root is not None:
         if options.category is None:
             raise ValueError(f"What does {options.root} show? Give --category, one of {', '.join(sorted(CATEGORIES))}.")
-        split = split_of(options) | {"seed": options.split_seed or 0}
-        own = (
-            None
-            if options.manifest is not None
-            else {name: split[name] for name in ("val_share", "test_share", "seed")}
-        )
+        own = HoldOut()
+        if options.manifest is None:
+            split = split_of(options)
+            own = HoldOut(float(split["val_share"]), float(split["test_share"]), options.split_seed or 0)
         source = Source(str(options.root), options.reader)
         yield options.category, without_useless_cameras(read_sources([source], own, options.manifest))
         return
     if options.reader is not None:
         raise ValueError(f"--reader {options.reader} has nothing to read. Give --root.")
-    if options.category is not None and options.category not in WINGS:
-        raise ValueError(f"The world has no {options.category}. It has {', '.join(WINGS)}; or give --root.")
-    for category in [options.category] if options.category else WINGS:
-        world = WINGS[category]()
-        if rank() == 0:
-            world.prepare()
-        if dist.is_initialized():
-            dist.barrier()
-        index = read_sources([Source(str(world.prepare()), world.READER)])
-        yield category, without_useless_cameras(index)
+    worlds = {name: category.world for name, category in CATEGORIES.items() if category.world is not None}
+    if options.category is not None and options.category not in worlds:
+        raise ValueError(
+            f"There is no world of category {options.category!r}. There is one of {', '.join(worlds)}; or give --root."
+        )
+    for name in [options.category] if options.category else worlds:
+        world = worlds[name]()
+        yield name, without_useless_cameras(read_sources([Source(str(world.prepare()), world.READER)]))
 
 
 # ---------------------------------------------------------------------- what came out
@@ -247,8 +273,8 @@ def report(made: Conversations, console: Console) -> None:
             table.add_row(split, level, f"{tau:.3f}", f"{len(part):,}", *counts, *means)
     console.print(table)
     for split, row in made.meta["quantiles"].items():
-        said = ", ".join(f"{100 * float(share):g}% up to {value:.3f}" for share, value in row.items())
-        console.print(f"similarity of two identities, {split}: {said}", highlight=False, soft_wrap=True)
+        values = ", ".join(f"{100 * float(share):g}% up to {value:.3f}" for share, value in row.items())
+        console.print(f"similarity of two identities, {split}: {values}", highlight=False, soft_wrap=True)
     if made.meta["unreadable"]:
         names = "\n  ".join(made.meta["unreadable"])
         console.print(f"{len(made.meta['unreadable'])} unreadable images were left out:\n  {escape(names)}")
@@ -268,45 +294,6 @@ def similarities(part: Conversations) -> tuple[np.ndarray, np.ndarray]:
         for place, similarity in enumerate(conversation.similarities, start=1):
             (right if place == conversation.answer else wrong).append(similarity)
     return np.array(wrong), np.array(right)
-
-
-def contact_sheets(made: Conversations, rows: int) -> Iterator[tuple[Image.Image, str]]:
-    """A sheet for each level, of the last split that has conversations, and its name; they are spread evenly."""
-    splits, levels = made.column("split"), made.column("level")
-    filled = [split for split in made.meta["tau"] if (splits == split).any()]
-    if not filled:
-        return
-    split = filled[-1]
-    for level in made.meta["tau"][split]:
-        places = np.flatnonzero((splits == split) & (levels == level))
-        if len(places) and rows:
-            chosen = places[np.linspace(0, len(places) - 1, min(rows, len(places))).astype(int)]
-            yield contact_sheet(made, chosen, f"{made[0].category}, {split}, {level}"), f"{split}_{level}"
-
-
-def contact_sheet(made: Conversations, chosen: np.ndarray, title: str) -> Image.Image:
-    """A row for each conversation: the query, then its gallery, the positive framed green."""
-    pictures, captions = [], []
-    for conversation in (made[int(place)] for place in chosen):
-        pictures.append([framed(_picture(made.root, conversation.query), GREY)])
-        captions.append([_said(conversation)])
-        for place, (image, value) in enumerate(
-            zip(conversation.gallery, conversation.similarities, strict=True), start=1
-        ):
-            pictures[-1].append(framed(_picture(made.root, image), GREEN if place == conversation.answer else RED))
-            captions[-1].append(f"{value:.2f} {image.identity}")
-    return sheet(pictures, captions, title)
-
-
-def _said(conversation: Conversation) -> str:
-    return f"{conversation.answer or 'no match'}: {conversation.query.identity}"
-
-
-def _picture(root: Path, image: ImageRef) -> Image.Image:
-    try:
-        return read_image(root / image.path, image.box)
-    except UnreadableImage:  # readable when it was embedded, gone since
-        return Image.new("RGB", (112, 112), GREY)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,20 @@
 """Train an expert that tells particular persons apart, also across cameras and in other clothes."""
 
 from experts.expert import Expert
-from recipes.cli import run
-from recipes.experts_cli import ExpertCLI
+from recipes.cli import Recipe, RecipeCLI, run
 from zoo.data.module import InstanceData
+from zoo.evaluation.embeddings import EmbeddingWriter
+from zoo.evaluation.retrieval_pictures import RetrievalPictures
+
+RECIPE = Recipe(
+    "expert_reid",
+    callbacks={"pictures": RetrievalPictures, "embeddings": EmbeddingWriter},
+    use="predict --model.init_from {component} --data.root PHOTOS",
+)
 
 
-def main(args: list[str] | None = None) -> ExpertCLI:
-    return run(Expert, InstanceData, "expert_reid", args, ExpertCLI)
+def main(args: list[str] | None = None) -> RecipeCLI:
+    return run(Expert, InstanceData, RECIPE, args)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,29 @@ _Key = TypeVar("_Key")
 _UNLISTED = ("queries", "pairs", "r_precision", "map_at_r")  # scores without a place in the tables
 
 
+def tables_of(results: Mapping[str, Scores]) -> list[Table]:
+    """The tables that suit what was measured: retrieval, choices, or a line for each score.
+
+    Args:
+        results: what was tested -> scores.
+    """
+    last = list(results.values())[-1]
+    if ScoreName("mAP") in last:
+        return result_tables(results)
+    if ScoreName("accuracy") in last and ScoreName("chance") in last:
+        return choice_tables(results)
+    return [plain_table(results)]
+
+
+def plain_table(results: Mapping[str, Scores]) -> Table:
+    """A line for each score, a column for what was tested."""
+    table = Table("score", *results, box=SIMPLE_HEAD, pad_edge=False)
+    _align(table)
+    for key in dict.fromkeys(key for scores in results.values() for key in scores):
+        table.add_row(str(key), *(f"{scores[key]:.4g}" if key in scores else "" for scores in results.values()))
+    return table
+
+
 def result_tables(results: Mapping[str, Scores]) -> list[Table]:
     """A table of retrieval; and one of pairs, thresholds and names, where there is such a thing.
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.cards.card import Threshold
+from zoo.cards.cardfile import Threshold
 from zoo.module import ZooModule
 from zoo.transforms import Transform
 
@@ -37,8 +37,8 @@ class IdentityEncoder(ZooModule):
     """An image goes in, a vector that tells identities apart comes out.
 
     Subclasses set `embed_dim`, `transform` (it travels with the weights) and implement `features` and `neck`.
-    A classification head is no part of an encoder. `threshold`, where one was calibrated, says from which cosine
-    similarity on two embeddings are called the same identity.
+    A classification head is no part of an encoder. `threshold`, where one was calibrated, is the cosine similarity from
+    which two embeddings count as the same identity.
     """
 
     embed_dim: int
@@ -140,13 +140,13 @@ class PaddedImages:
 
 
 class FusionAdapter(ZooModule):
-    """Turns what an expert says of an image into an update of the image's tokens.
+    """Turns an expert's identity vectors of an image into an update of the image's tokens.
 
     Built as `factory(token_dim, identity_dim)`; its MLP is inside. The injector sums the updates of several
     adapters, all computed from the same tokens, and adds them.
 
-    Subclasses implement `update_images`, the formula for images that have something to listen to. Packing, images
-    that have not, types and the gate are done here. An identity may be several vectors: several persons in an image,
+    Subclasses implement `update_images`, the formula for images that have an identity vector. Packing, images
+    that have none, types and the gate are done here. An identity may be several vectors: several persons in an image,
     or the patch tokens of one.
 
     Args:
@@ -193,7 +193,7 @@ class FusionAdapter(ZooModule):
             cu_seqlens: (I + 1,) int, the tokens of image i are tokens[cu_seqlens[i]:cu_seqlens[i + 1]].
             identity: (I, M, E), M identity vectors or patch tokens of each image; anything, also nan, where invalid.
             mask: (I, M) bool, which of them are valid; an image without a valid one gets a zero update.
-            return_attention: also return how much each token listens.
+            return_attention: also return how much each token attends to each vector.
 
         Returns:
             the gated update (T, D) in the type of the tokens, and with `return_attention` the attention (T, M) in
@@ -211,9 +211,9 @@ class FusionAdapter(ZooModule):
         else:
             valid = mask[chosen]
             vectors = identity[chosen].masked_fill(~valid[..., None], 0)
-            padded, listened = self.update_images(images.pad(tokens), images.present, vectors, valid, return_attention)
+            padded, attended = self.update_images(images.pad(tokens), images.present, vectors, valid, return_attention)
             update = images.pack(padded if self.gate is None else self.gate * padded, len(tokens)).to(tokens.dtype)
-            attention = attention if listened is None else images.pack(listened.float(), len(tokens))
+            attention = attention if attended is None else images.pack(attended.float(), len(tokens))
         return (update, attention) if return_attention else update
 
     def _nothing(self, tokens: Tensor) -> Tensor:

@@ -5,9 +5,9 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass
 from fnmatch import fnmatch
-from typing import Any
+from typing import Any, Self
 
 import torch
 from lightning import LightningModule, Trainer
@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -32,6 +33,7 @@ class Optim:
         warmup: share of all steps that warm up.
         head_lr: learning rate of the head as a multiple of `lr`.
         layer_decay: multiply the rate by this for each layer further from the output; null for one rate.
+        multiples: parameter name, or that of a submodule, `*` matches anything -> multiple of `lr`, above all others.
     """
 
     name: str = "adamw"
@@ -40,6 +42,7 @@ class Optim:
     warmup: float = 0.05
     head_lr: float = 1.0
     layer_decay: float | None = None
+    multiples: dict[str, float] = field(default_factory=dict)
 
 
 class Connect(Callback):
@@ -51,9 +54,12 @@ class Connect(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         data = getattr(trainer, "datamodule", None)
+        if data is None:
+            return
         for one, other in ((data, pl_module), (pl_module, data)):
-            if data is not None and hasattr(one, "connect"):
-                one.connect(other)
+            connect = getattr(one, "connect", None)
+            if callable(connect):
+                connect(other)
 
 
 class ZooModule(LightningModule):
@@ -66,15 +72,28 @@ class ZooModule(LightningModule):
         optim: optimiser and schedule; only the root's counts.
         freeze: names of submodules or parameters, `*` matches anything; they get no gradient and stay in eval
             mode.
+        unfreeze: names of what trains although it is one of the `frozen_parts`.
     """
 
     #: prefixes of tensors that only training needs; an evaluation that has not built them drops them on loading
     training_only: tuple[str, ...] = ()
+    #: whether a validation of the best checkpoint sets something that is kept, such as a threshold
+    calibrates: bool = False
+    #: folder of the component that a run keeps, within the run's
+    component_folder: str = "component"
+    #: what is added to the name of a run for that of its control
+    control_name: str = "control"
 
-    def __init__(self, optim: Optim | Mapping[str, Any] | None = None, freeze: list[str] | None = None) -> None:
+    def __init__(
+        self,
+        optim: Optim | Mapping[str, Any] | None = None,
+        freeze: list[str] | None = None,
+        unfreeze: list[str] | None = None,
+    ) -> None:
         super().__init__()
         self.optim = optim if isinstance(optim, Optim) else Optim(**(optim or {}))
-        self.freeze_patterns = tuple(freeze or ())
+        self.freeze_patterns, self.unfreeze_patterns = tuple(freeze or ()), tuple(unfreeze or ())
+        self._frozen: set[str] = set()  # names of the parameters that `apply_freezing` has frozen
         self._run_seed: int | None = None
         self.scores: Scores = {}  # of the last validation or test
 
@@ -86,6 +105,44 @@ class ZooModule(LightningModule):
 
     def init_args(self) -> dict[str, Any]:
         """Plain arguments that build this component again, without its weights: what a card records."""
+        return {}
+
+    @classmethod
+    def from_init_args(cls, init_args: Mapping[str, Any]) -> Self:
+        """The component that `init_args` describes, without its weights."""
+        return cls(**init_args)
+
+    @property
+    def label(self) -> str:
+        """What the trained root is called in the tables of its run."""
+        return "trained"
+
+    def baselines(self) -> "dict[str, ZooModule]":
+        """Name -> root of what the trained one is tested beside, as it is before training."""
+        return {}
+
+    def peer(self, card: str) -> "ZooModule":
+        """The root that tests a component of the zoo beside this one.
+
+        Args:
+            card: name on the shelf, folder or hub id.
+
+        Raises:
+            ValueError: it cannot be tested in the same way.
+        """
+        raise ValueError(f"compare_with: {card} cannot be tested beside a {type(self).__name__}. Leave it out.")
+
+    @property
+    def control(self) -> dict[str, Any]:
+        """Arguments that a control run sets otherwise, such as experts to None; {} where there is no control."""
+        return {}
+
+    def component_state(self) -> dict[str, Tensor]:
+        """The tensors that a component's weights file holds: all, unless parts are frozen and live elsewhere."""
+        return self.state_dict()
+
+    def frozen_hashes(self) -> dict[str, str]:
+        """Part -> hash of it, for the parts that are not in the weights file: a card records them."""
         return {}
 
     def save_plain_hyperparameters(self) -> None:
@@ -128,37 +185,56 @@ class ZooModule(LightningModule):
 
     # ------------------------------------------------------------------ freezing
 
+    def frozen_parts(self) -> tuple[str, ...]:
+        """Patterns of what does not train unless `unfreeze` names it. Override in a root."""
+        return ()
+
     def apply_freezing(self) -> None:
-        """Turn off the gradients of everything that `freeze` names, and put it in eval mode.
+        """Turn off the gradients of the frozen parts and of what `freeze` names, except of what `unfreeze` names, and
+        put into eval mode what has no gradient left. Call it when all parts are made.
 
         Raises:
             ValueError: a pattern that names nothing.
         """
-        for pattern in self.freeze_patterns:
-            names = [name for name, _ in self.named_parameters() if _matches(name, pattern)]
-            if not names:
-                tops = sorted({".".join(n.split(".")[:2]) for n, _ in self.named_parameters()})
-                raise ValueError(
-                    f"freeze: {pattern!r} names no parameter of {type(self).__name__}. "
-                    f"Submodules to choose from: {', '.join(tops)}."
-                )
+        names = [name for name, _ in self.named_parameters()]
+        for option, patterns in (("freeze", self.freeze_patterns), ("unfreeze", self.unfreeze_patterns)):
+            for pattern in patterns:
+                if not any(_matches(name, pattern) for name in names):
+                    tops = sorted({".".join(name.split(".")[:2]) for name in names})
+                    raise ValueError(
+                        f"{option}: {pattern!r} names no parameter of {type(self).__name__}. "
+                        f"Submodules to choose from: {', '.join(tops)}."
+                    )
         for name, parameter in self.named_parameters():
-            if any(_matches(name, pattern) for pattern in self.freeze_patterns):
+            spared = _named(name, self.unfreeze_patterns)
+            if _named(name, self.freeze_patterns) or _named(name, self.frozen_parts()) and not spared:
                 parameter.requires_grad_(False)
+                self._frozen.add(name)
+            elif spared:
+                parameter.requires_grad_(True)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "ZooModule":
         """As in torch, but what is frozen stays in eval mode: its BatchNorm statistics must not move."""
         super().train(mode)
-        for name, module in self.named_modules() if mode and self.freeze_patterns else ():
-            if name and any(_matches(name, pattern) for pattern in self.freeze_patterns):
-                module.eval()
+        if mode and self._frozen:
+            self._settle(self, "")
         return self
+
+    def _settle(self, module: nn.Module, prefix: str) -> None:
+        """Put the submodules all of whose parameters are frozen into eval mode."""
+        names = [f"{prefix}{name}" for name, _ in module.named_parameters()]
+        if names and self._frozen.issuperset(names):
+            module.eval()
+        elif not self._frozen.isdisjoint(names):
+            for name, child in module.named_children():
+                self._settle(child, f"{prefix}{name}.")
 
     # ------------------------------------------------------------------ optimisation
 
     def lr_multipliers(self) -> dict[str, float]:
-        """Parameter name or prefix -> multiple of the base rate; the longest prefix wins. Override in a root."""
+        """Pattern of parameters -> multiple of the base rate; the longest pattern wins. Override in a root; what
+        `optim.multiples` names goes before it."""
         return {}
 
     def no_weight_decay(self) -> set[str]:
@@ -172,8 +248,7 @@ class ZooModule(LightningModule):
         for name, parameter in self.named_parameters():
             if not parameter.requires_grad:
                 continue
-            prefix = max((p for p in multipliers if _matches(name, p)), key=len, default=None)
-            multiplier = multipliers[prefix] if prefix is not None else 1.0
+            multiplier = _longest_match(name, self.optim.multiples, _longest_match(name, multipliers, 1.0))
             decays = parameter.ndim > 1 and name not in spared
             label = f"x{multiplier:g}, {'decay' if decays else 'no decay'}"
             group = groups.setdefault(
@@ -237,7 +312,8 @@ class ZooModule(LightningModule):
             scores: of all processes.
             in_progress_bar: names of scores over everything that the progress bar shows.
         """
-        self.scores = dict(scores)
+        # In float32, as they are logged.
+        self.scores = {key: float(torch.tensor(value)) for key, value in scores.items()}
         if self.trainer.sanity_checking:
             if self.logger is not None:
                 self.logger.log_metrics({f"{split}/{key}": value for key, value in scores.items()}, step=0)
@@ -276,6 +352,16 @@ def warmup_cosine(optimizer: Optimizer, warmup: int, total: int) -> LambdaLR:
 def _matches(name: str, pattern: str) -> bool:
     """Whether `pattern` names this parameter or module, or one that contains it."""
     return fnmatch(name, pattern) or fnmatch(name, f"{pattern}.*")
+
+
+def _longest_match(name: str, values: Mapping[str, float], default: float) -> float:
+    """The value of the longest pattern that names this parameter."""
+    pattern = max((pattern for pattern in values if _matches(name, pattern)), key=len, default=None)
+    return default if pattern is None else values[pattern]
+
+
+def _named(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(_matches(name, pattern) for pattern in patterns)
 
 
 def _is_plain(value: Any) -> bool:

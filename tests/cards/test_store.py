@@ -249,7 +249,7 @@ def test_the_shelf_of_a_checkout_and_of_a_wheel(tmp_path: Path, monkeypatch: pyt
     package = tmp_path / "zoo"
     package.mkdir()
     (tmp_path / "checkpoints").mkdir()  # in site-packages: somebody else's
-    monkeypatch.setattr(shelf, "__file__", str(package / "shelf.py"))
+    monkeypatch.setattr(shelf, "__file__", str(package / "cards" / "shelf.py"))
     assert shelf.shelf() == package / "checkpoints"
     (tmp_path / "pyproject.toml").touch()
     assert shelf.shelf() == tmp_path / "checkpoints"
@@ -375,7 +375,7 @@ def test_a_file_the_card_does_not_list(folder: Path) -> None:
         "recipes.cli.run",
         "zoo",
         "zoo.cards.store.load",  # no class
-        "zoo.cards.card.Card",  # no ZooModule
+        "zoo.cards.cardfile.Card",  # no ZooModule
         "zoo.backbones.IdentityEncoder",  # defined elsewhere
         "zoo.module.LightningModule",
         "zoo.backbones.nn.Linear",
@@ -472,7 +472,7 @@ def full_disk(*_: object, **__: object) -> None:
 
 @pytest.mark.parametrize(
     ("target", "said"),
-    [("safetensors.torch.save_file", "No space left"), ("zoo.cards.card.Card.write", "No space left")],
+    [("safetensors.torch.save_file", "No space left"), ("zoo.cards.cardfile.Card.write", "No space left")],
 )
 def test_a_failed_save_leaves_the_earlier_folder(
     folder: Path, target: str, said: str, monkeypatch: pytest.MonkeyPatch

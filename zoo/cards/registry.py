@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from zoo.cards.card import CardError
+from zoo.cards.cardfile import CardError
 
 if TYPE_CHECKING:
     from zoo.module import ZooModule

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from zoo.cards.card import CARD, Card, CardError, WeightFile
+from zoo.cards.cardfile import CARD, Card, CardError, WeightFile
 from zoo.home import home
 
 WEIGHTS = "model.safetensors"

@@ -1,4 +1,4 @@
-"""Cards at work: from a name to a module and back."""
+"""From a name to a module and back: what cards describe is built, filled, saved and shared."""
 
 import contextlib
 import os
@@ -11,7 +11,7 @@ from platform import python_version
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from zoo.cards.card import CARD, Card, CardError, Score, plain
+from zoo.cards.cardfile import CARD, Card, CardError, Score, plain
 from zoo.cards.registry import class_path_of, resolve
 from zoo.cards.shelf import HEAD, WEIGHTS, describe, locate, verified_files
 
@@ -36,6 +36,7 @@ def load(where: str | Path, *, device: "str | torch.device" = "cpu") -> "ZooModu
     """
     card, files = _open(where)
     module = build(card)
+    _check_frozen(module, card)
     fill(module, _read(files[card.weights.file]), card.name)
     if card.threshold is not None:
         module.threshold = card.threshold  # type: ignore[assignment]
@@ -99,7 +100,7 @@ def build(card: Card) -> "ZooModule":
     cls = resolve(card.class_path)
     try:
         with torch.device("cpu"), torch.random.fork_rng(devices=[]):
-            module = cls(**plain(card.init, "init"))
+            module = cls.from_init_args(plain(card.init, "init"))
             module.configure_model()  # where a module with large parts makes them
     except Exception as error:  # whatever a constructor makes of foreign values
         raise CardError(
@@ -115,18 +116,35 @@ def build(card: Card) -> "ZooModule":
     return module
 
 
+def _check_frozen(module: "ZooModule", card: Card) -> None:
+    """
+    Raises:
+        CardError: a part that the weights file leaves out is not the one that the component was trained with.
+    """
+    found = module.frozen_hashes()
+    for part in dict.fromkeys([*card.frozen, *found]):
+        if card.frozen.get(part) != found.get(part):
+            hashes = [hash[:12] if hash else "none" for hash in (card.frozen.get(part), found.get(part))]
+            raise CardError(
+                f"{card.name} was trained with another {part!r} than `init` in its card names: that had the hash "
+                f"{hashes[0]}, this has {hashes[1]}. Put the one back that it was trained with."
+            )
+
+
 def fill(module: "nn.Module", tensors: "Mapping[str, Tensor]", name: str) -> None:
     """Load tensors into a module, strictly: every one must have its place, shape and dtype kept.
 
     Args:
-        module: what to fill.
+        module: what to fill; of a component of the zoo, its `component_state`.
         tensors: its state dict.
         name: of the component, for messages.
 
     Raises:
         CardError: tensors missing, left over or of another shape.
     """
-    own = module.state_dict()
+    from zoo.module import ZooModule
+
+    own = module.component_state() if isinstance(module, ZooModule) else module.state_dict()
     complaints = {
         "missing": [key for key in own if key not in tensors],
         "unexpected": [key for key in tensors if key not in own],
@@ -137,24 +155,26 @@ def fill(module: "nn.Module", tensors: "Mapping[str, Tensor]", name: str) -> Non
         ],
     }
     if any(complaints.values()):
-        said = "; ".join(f"{len(keys)} {what}: {_first(keys)}" for what, keys in complaints.items() if keys)
+        misfits = "; ".join(f"{len(keys)} {what}: {_first(keys)}" for what, keys in complaints.items() if keys)
         raise CardError(
-            f"The weights of {name} do not fit {type(module).__name__}. {said}. Build it with the arguments "
+            f"The weights of {name} do not fit {type(module).__name__}. {misfits}. Build it with the arguments "
             "that the weights were made with (`init` in the card)."
         )
-    _adopt_dtypes(module, tensors)
-    module.load_state_dict(dict(tensors), strict=True)
+    everything = module.state_dict(keep_vars=True)
+    if len(own) == len(everything):
+        _adopt_dtype(module, tensors)
+    for key, tensor in tensors.items():
+        if everything[key].dtype != tensor.dtype:
+            everything[key].data = everything[key].data.to(tensor.dtype)
+    module.load_state_dict(dict(tensors), strict=len(own) == len(everything))
 
 
-def _adopt_dtypes(module: "nn.Module", tensors: "Mapping[str, Tensor]") -> None:
-    """Give the module the dtypes of its weights: `load_state_dict` would convert the weights instead."""
+def _adopt_dtype(module: "nn.Module", tensors: "Mapping[str, Tensor]") -> None:
+    """Give the module the one dtype of its weights: `load_state_dict` would convert the weights instead."""
     own = {key: tensor for key, tensor in module.state_dict().items() if tensor.is_floating_point()}
     before, after = {t.dtype for t in own.values()}, {tensors[key].dtype for key in own}
     if len(after) == 1 and before != after:
         module.to(after.pop())  # as `.to(dtype)` before saving: it reached buffers outside the state, too
-    for key, tensor in module.state_dict(keep_vars=True).items():
-        if tensor.dtype != tensors[key].dtype:
-            tensor.data = tensor.data.to(tensors[key].dtype)
 
 
 def _first(keys: list[str], most: int = 4) -> str:
@@ -215,6 +235,7 @@ def save(
         "init": plain(module.init_args(), f"{class_path}.init_args()"),
         "transform": None if transform is None else plain(asdict(transform), "transform"),
         "threshold": None if threshold is None else asdict(threshold),
+        "frozen": module.frozen_hashes(),
         "description": description,
         "category": category,
         "training_data": training_data,
@@ -225,7 +246,7 @@ def save(
         "recipe": recipe,
         "versions": _versions(),
     }
-    tensors = {WEIGHTS: _storable(module.state_dict(), class_path)}
+    tensors = {WEIGHTS: _storable(module.component_state(), class_path)}
     if head is not None:
         tensors[HEAD] = _storable(head if isinstance(head, Mapping) else head.state_dict(), "head")
     temporary = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}.part")

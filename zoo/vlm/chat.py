@@ -1,4 +1,4 @@
-"""Chats of images and texts, as a model's own template writes them, and where in them an assistant speaks."""
+"""Chats of images and texts as a model's own template writes them, and the spans of the assistant's texts in them."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -25,32 +25,32 @@ def render(processor: Any, messages: Messages) -> str:
     return processor.apply_chat_template(plain, tokenize=False, add_generation_prompt=True)
 
 
-def spoken(processor: Any, messages: Messages, whole: str, name: str) -> list[tuple[int, int]]:
-    """From where to where in a prompt an assistant speaks; with the token that ends an answer, where it follows.
+def assistant_spans(processor: Any, messages: Messages, whole: str, name: str) -> list[tuple[int, int]]:
+    """Start and stop of each of the assistant's texts in a prompt; with the token that ends a turn, where it follows.
 
     Args:
         processor: of Hugging Face.
         messages: of the chat.
         whole: what `render` makes of them.
-        name: what errors call it.
+        name: what errors call the chat.
 
     Raises:
-        ValueError: the template changes what is said.
+        ValueError: the template changes the assistant's texts.
     """
-    said = [part["text"] for message in messages for part in parts_of(message) if _is_said(message, part)]
-    if not said:
+    texts = [part["text"] for message in messages for part in parts_of(message) if _is_learned(message, part)]
+    if not texts:
         return []
     frame = re.split(_MARK.format(r"\d+"), render(processor, _marked(messages)))
-    for heard in (said, [text.strip() for text in said]):  # some templates strip
-        if len(frame) == len(said) + 1 and whole == "".join(chain(*zip(frame, [*heard, ""], strict=True))):
+    for written in (texts, [text.strip() for text in texts]):  # some templates strip
+        if len(frame) == len(texts) + 1 and whole == "".join(chain(*zip(frame, [*written, ""], strict=True))):
             break
     else:
         raise ValueError(
-            f"The chat template changes what the assistant says in {name}, so that it cannot be learned. "
+            f"The chat template changes the assistant's texts in {name}, so that they cannot be learned. "
             "Give the last answer alone, as `answer`."
         )
     end, spans, place = processor.tokenizer.eos_token, [], 0
-    for before, text, after in zip(frame, heard, frame[1:], strict=False):
+    for before, text, after in zip(frame, written, frame[1:], strict=False):
         start = place + len(before)
         place = start + len(text)
         spans.append((start, place + len(end) * after.startswith(end)))
@@ -72,7 +72,7 @@ def fill(
     return filled, [(moved(start), moved(stop)) for start, stop in spans]
 
 
-def _is_said(message: Mapping[str, Any], part: Mapping[str, Any]) -> bool:
+def _is_learned(message: Mapping[str, Any], part: Mapping[str, Any]) -> bool:
     return message["role"] == "assistant" and part["type"] == "text"
 
 
@@ -82,13 +82,13 @@ def _without_picture(part: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _marked(messages: Messages) -> list[dict[str, Any]]:
-    """The messages with a mark in place of every text that an assistant says."""
+    """The messages with a mark in place of each of the assistant's texts."""
     number = count()
     return [
         {
             "role": message["role"],
             "content": [
-                {"type": "text", "text": _MARK.format(next(number))} if _is_said(message, part) else part
+                {"type": "text", "text": _MARK.format(next(number))} if _is_learned(message, part) else part
                 for part in parts_of(message)
             ],
         }

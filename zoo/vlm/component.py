@@ -8,7 +8,7 @@ from typing import Any
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
 from zoo.cards import Card, Score, save
-from zoo.cards.card import CARD
+from zoo.cards.cardfile import CARD
 from zoo.cards.registry import class_path_of
 from zoo.module import ZooModule
 

@@ -9,6 +9,7 @@ The facts are those of transformers' own models (5.17 to 5.23): `modeling_qwen2_
 `modeling_qwen3_vl.py`, `modeling_internvl.py`, `modeling_llava.py`.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -73,6 +74,8 @@ class Family:
         wrap: processor -> what its prompt has directly before and after the placeholders of an image.
         pack: features (T', D) and tokens of each image -> the form that the model's forward expects.
         token_types: whether the model wants `mm_token_type_ids`, 1 where a token stands for an image.
+        grid_positions: whether the tokens of an image take two-dimensional positions, so that the positions of the text
+            after it lag behind the number of tokens. The model then computes the positions of a prompt itself.
         deepstack: whether the tower feeds further features to the language model's layers. They are passed on as they
             are: only the main stream can be changed, and features of such a family cannot be cached.
         towers: `model_type` of the vision towers that the entry holds for; () for any.
@@ -92,6 +95,7 @@ class Family:
     wrap: Callable[[Any], tuple[str, str]] = lambda processor: ("", "")
     pack: Callable[[Tensor, list[int]], Any] = torch.split
     token_types: bool = False
+    grid_positions: bool = False
     deepstack: bool = False
     towers: tuple[str, ...] = ()
     language_modules: tuple[str, ...] = ("model.language_model", "lm_head")
@@ -129,6 +133,39 @@ class Family:
     def placeholder(self, processor: Any) -> int:
         """Id of the token that stands for a token of an image."""
         return int(processor.image_token_id)
+
+    def lora_pattern(self) -> str:
+        """Regular expression of the linear layers of the language model that LoRA adapts; the vision tower may have
+        layers of the same name, which it leaves out."""
+        modules = "|".join(map(re.escape, self.language_modules))
+        return rf"({modules})\..*({'|'.join(self.lora_targets)})"
+
+    # ------------------------------------------------------------------ positions
+
+    def prompt_positions(self, mask: Tensor) -> Tensor | None:
+        """(B, L) positions of left-padded tokens; None where the model computes them itself.
+
+        Args:
+            mask: (B, L), 0 where padded.
+        """
+        return None if self.grid_positions else (mask.cumsum(1) - 1).clamp(min=0)
+
+    def next_positions(self, model: nn.Module, mask: Tensor, count: int) -> Tensor:
+        """Positions of the last `count` tokens, after a prompt that the model has just read.
+
+        Args:
+            model: its `rope_deltas` are those of the prompt, (B, 1) or for each row of the mask.
+            mask: (B * repeats, L) of all tokens, 0 where padded.
+            count: number of tokens.
+
+        Returns:
+            (B * repeats, count), or (3, B * repeats, count) for a family with grid positions.
+        """
+        positions = mask.cumsum(1)[:, -count:] - 1
+        lag = self._inner(model).rope_deltas if self.grid_positions else None
+        if lag is None:
+            return positions
+        return (positions + lag.repeat_interleave(len(mask) // len(lag), 0)).expand(3, -1, -1)
 
     # ------------------------------------------------------------------ counts
 
@@ -305,6 +342,7 @@ def _qwen(name: str, widths: Callable[[Any], tuple[int, int]], deepstack: bool =
         tokens=_qwen_tokens,
         image_options=_qwen_options,
         token_types=True,
+        grid_positions=True,
         deepstack=deepstack,
     )
 

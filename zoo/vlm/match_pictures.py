@@ -1,27 +1,31 @@
-"""Shows which image of a gallery a model takes for the query's instance, and where in the images its adapters look."""
+"""Pictures of galleries: which image a model takes for the query's instance, and what its adapters attend to."""
 
 import logging
 import math
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
 from lightning import LightningModule, Trainer
 from PIL import Image, ImageDraw
 
+from zoo.contracts import FusionAdapter
 from zoo.conversations.manifest import Conversation, ImageRef
 from zoo.data.images import UnreadableImage, read_image
 from zoo.data.samplers import Key
 from zoo.drawing import GREEN, GREY, PALE, RED, framed, heat, sheet
 from zoo.training.pictures import Occasion, RunPictures
+from zoo.vlm.answer_stage import AnswerStage
 from zoo.vlm.batch import VLMBatch
-from zoo.vlm.examples import ConversationDataset, Unread
-from zoo.vlm.fused import Seen
-from zoo.vlm.gallery_stage import GalleryStage
+from zoo.vlm.data import collate
+from zoo.vlm.fused import TowerFeatures
 from zoo.vlm.processor import VLMProcessor
+from zoo.vlm.tasks.match import MatchTask, by_expert
+from zoo.vlm.tasks.prompts import options
+from zoo.vlm.tasks.task import Skipped, TaskDataset
 
 log = logging.getLogger(__name__)
 
@@ -29,13 +33,13 @@ _SIZE, _FRAME = 112, 6  # pixels of an image on a sheet, and of its frame
 _EVEN = 1e-3  # attention that varies by less of its mean is the same everywhere
 
 
-class Look(NamedTuple):
-    """Where in an image an adapter looks.
+class AttentionMap(NamedTuple):
+    """How much the tokens of an image attend to the identity of an expert.
 
     Args:
         category: of the adapter's expert.
         image: as the vision tower sees it.
-        values: (R, C) how much the token at each place listens, in multiples of their mean.
+        values: (R, C) attention of the token at each place, in multiples of their mean.
         gate: by how much the adapter's update is multiplied; None where it has no gate.
     """
 
@@ -45,8 +49,8 @@ class Look(NamedTuple):
     gate: float | None
 
 
-class Judged(NamedTuple):
-    """What is made of one conversation.
+class AnsweredGallery(NamedTuple):
+    """A model's answer to one conversation.
 
     Args:
         conversation: whose images lie below `root`.
@@ -54,7 +58,7 @@ class Judged(NamedTuple):
         probabilities: of each option; one more than gallery images where none of them is an option.
         chosen: the likeliest option, from 1, or 0 for none of them.
         by_expert: what the expert alone would choose; None where there is no expert.
-        looks: number of an image from 1, 0 for the query -> what adapters look at in it.
+        attention: number of an image from 1, 0 for the query -> attention of the adapters in it.
     """
 
     conversation: Conversation
@@ -62,14 +66,14 @@ class Judged(NamedTuple):
     probabilities: list[float]
     chosen: int
     by_expert: int | None
-    looks: dict[int, list[Look]]
+    attention: dict[int, list[AttentionMap]]
 
 
 class MatchPictures(RunPictures):
     """Draws before training, every few epochs and at the end, into TensorBoard and the run's `pictures` folder.
 
-    The conversations are the same every time, spread over each category's. Whatever goes wrong with a picture is said,
-    and training goes on.
+    The conversations are the same every time, spread over each category's. An error while drawing is logged, and
+    training goes on.
 
     Args:
         every_n_epochs: epochs between two drawings; 0 draws nothing.
@@ -81,29 +85,28 @@ class MatchPictures(RunPictures):
         self.conversations = conversations
 
     def draw(self, trainer: Trainer, module: LightningModule, occasion: Occasion) -> None:
-        if not isinstance(module, GalleryStage) or not trainer.is_global_zero:
+        if not isinstance(module, AnswerStage) or not trainer.is_global_zero:
             return
         title = occasion.titled("galleries")
         try:
             with trainer.precision_plugin.val_step_context():
-                judged = list(self._judged(trainer, module, occasion.split))
-            pictures = {"galleries": gallery_sheet(judged, title)} if judged else {}
-            if any(one.looks for one in judged):
+                answered = list(self._answered(trainer, module, occasion.split))
+            pictures = {"galleries": gallery_sheet(answered, title)} if answered else {}
+            if any(one.attention for one in answered):
                 place = "before" if module.fused.before_projector else "after"
-                pictures["attention"] = attention_sheet(judged, f"{title}: attention {place} the projector")
+                pictures["attention"] = attention_sheet(answered, f"{title}: attention {place} the projector")
             self.keep(trainer, pictures, occasion)
         except Exception as error:  # whatever it is: pictures are worth less than the run
             log.warning("No pictures of the %s at step %d: %s: %s", title, occasion.step, type(error).__name__, error)
 
-    def _judged(self, trainer: Trainer, module: GalleryStage, split: str) -> Iterator[Judged]:
-        loaders: Any = trainer.test_dataloaders if split == "test" else trainer.val_dataloaders
+    def _answered(self, trainer: Trainer, module: AnswerStage, split: str) -> Iterator[AnsweredGallery]:
+        loaders = (trainer.test_dataloaders if split == "test" else trainer.val_dataloaders) or []
         for loader in loaders if isinstance(loaders, list) else [loaders]:
             data = loader.dataset
-            if not isinstance(data, ConversationDataset):
-                continue
-            for rows in spread(_categories(data), self.conversations):
-                for batch, root in islice(_usable(loader, rows), 1):
-                    yield judge(module, batch.to(module.device), root)
+            if isinstance(data, TaskDataset) and isinstance(data.task, MatchTask):
+                for rows in spread(_categories(data.task, data.split), self.conversations):
+                    for batch, root in islice(_usable(module, data, rows), 1):
+                        yield answer(module, batch.to(module.device), root, data.task)
 
 
 # ---------------------------------------------------------------------- which conversations
@@ -126,81 +129,87 @@ def spread(categories: Sequence[str] | np.ndarray, count: int) -> list[np.ndarra
     return parts
 
 
-def _categories(data: ConversationDataset) -> np.ndarray:
-    columns = [conversations.column("category") for conversations in data.conversations]
-    return np.array([columns[collection][number] for collection, number in data.rows])
+def _categories(task: MatchTask, split: str) -> np.ndarray:
+    columns = [conversations.column("category") for conversations in task.conversations]
+    return np.array([columns[collection][number] for collection, number in task.rows(split)])
 
 
-def _usable(loader: Any, rows: np.ndarray) -> Iterator[tuple[VLMBatch, Path]]:
+def _usable(module: AnswerStage, data: TaskDataset, rows: np.ndarray) -> Iterator[tuple[VLMBatch, Path]]:
     """Batches of one conversation each and where their images are, without those whose images cannot be used."""
-    data: ConversationDataset = loader.dataset
+    task = cast(MatchTask, data.task)
     for row in rows.tolist():
         example = data[Key(0, row)]
-        if not isinstance(example, Unread) and loader.collate_fn.batcher.unfit(example) is None:
-            yield loader.collate_fn([example]), data.conversations[data.rows[row][0]].root
+        if not isinstance(example, Skipped) and module.batcher.unfit(example) is None:
+            batch = collate(module.batcher, [example], with_pixels=module.decodes, for_generation=True)
+            yield batch, task.at(data.split, row)[0]
 
 
-# ---------------------------------------------------------------------- what is made of them
+# ---------------------------------------------------------------------- answers and attention
 
 
 @torch.no_grad()
-def judge(module: GalleryStage, batch: VLMBatch, root: Path) -> Judged:
-    """What a model makes of the only conversation of a batch.
+def answer(module: AnswerStage, batch: VLMBatch, root: Path, task: MatchTask) -> AnsweredGallery:
+    """A model's answer to the only conversation of a batch.
 
     Args:
         module: in eval mode.
         batch: a prompt for generation.
         root: folder of the conversation's images.
+        task: that the conversation is of.
     """
-    conversation: Conversation = batch.examples[0]
-    seen = module.see(batch)
-    scores = module.scores(batch, seen)
-    alone = int(module.by_expert(batch, seen)[0]) if conversation.category in seen.identities else None
+    conversation: Conversation = batch.items[0]
+    features = module.run_towers(batch)
+    k = len(conversation.gallery)
+    scores = module.option_scores(batch, features, [options(conversation.category, k, task.no_match)])[0]
+    chosen = int(scores.argmax()) + 1
+    has_expert = conversation.category in features.experts
     refs = (*conversation.gallery, conversation.query)
     wanted = {len(refs) - 1: conversation.query}
     if conversation.answer:
         wanted[conversation.answer - 1] = conversation.gallery[conversation.answer - 1]
     pictures = {place: _read(root, ref) for place, ref in wanted.items()}
-    found = looks(module, batch, seen, pictures)
-    return Judged(
+    maps = attention_maps(module, batch, features, pictures)
+    return AnsweredGallery(
         conversation,
         root,
-        scores[0].softmax(dim=0).tolist(),
-        int(module.choices(batch, scores)[0]),
-        alone,
-        dict(sorted(((place + 1) % len(refs), own) for place, own in found.items())),
+        scores.softmax(dim=0).tolist(),
+        chosen if chosen <= k else 0,
+        by_expert(batch, features)[0] + 1 if has_expert else None,
+        dict(sorted(((place + 1) % len(refs), own) for place, own in maps.items())),
     )
 
 
 @torch.no_grad()
-def looks(module: GalleryStage, batch: VLMBatch, seen: Seen, pictures: dict[int, Image.Image]) -> dict[int, list[Look]]:
-    """Where adapters look in some images of a batch; images without an expert are left out.
+def attention_maps(
+    module: AnswerStage, batch: VLMBatch, features: TowerFeatures, pictures: dict[int, Image.Image]
+) -> dict[int, list[AttentionMap]]:
+    """What adapters attend to in some images of a batch; images without an expert's crop are left out.
 
-    Of several identity vectors in an image, each token counts by the one that it listens to most.
+    Of several identity vectors in an image, each token counts by the one that it attends to most.
 
     Args:
         module: whose adapters they are.
         batch: with all images.
-        seen: of the same batch.
+        features: of the same batch.
         pictures: number of an image in the batch -> the image.
     """
     fused = module.fused
-    counts = seen.patches if fused.before_projector else batch.image_tokens
+    counts = features.patches if fused.before_projector else batch.image_tokens
     ends = counts.cumsum(0).tolist()
     grids = batch.vision.get("image_grid_thw")
     group = fused.family.group(fused.vlm.config) if fused.before_projector else 1
-    found: dict[int, list[Look]] = {}
-    for category, attention in fused.attention(batch, seen).items():
-        gate: Any = fused.adapters[category].gate
-        for place in set(batch.experts[category].image.tolist()) & set(pictures):
+    found: dict[int, list[AttentionMap]] = {}
+    for category, attention in fused.attention(batch, features).items():
+        gate = cast(FusionAdapter, fused.adapters[category]).gate
+        for place in set(features.experts[category].image.tolist()) & set(pictures):
             image = pictures[place] if grids is not None else as_seen(module.batcher, pictures[place])
             size = (image.height, image.width) if grids is None else tuple(grids[place, 1:].tolist())
             order = layout(int(counts[place]), group, size)
             if order is not None:
-                listening = attention[ends[place] - int(counts[place]) : ends[place]].amax(dim=1).cpu().numpy()
-                values = listening[order] / max(float(listening.mean()), np.finfo(np.float32).tiny)
-                look = Look(category, image, values, None if gate is None else float(gate))
-                found.setdefault(place, []).append(look)
+                of_image = attention[ends[place] - int(counts[place]) : ends[place]].amax(dim=1).cpu().numpy()
+                values = of_image[order] / max(float(of_image.mean()), np.finfo(np.float32).tiny)
+                own = AttentionMap(category, image, values, None if gate is None else float(gate))
+                found.setdefault(place, []).append(own)
     return found
 
 
@@ -242,10 +251,10 @@ def as_seen(batcher: VLMProcessor, image: Image.Image) -> Image.Image:
 # ---------------------------------------------------------------------- sheets
 
 
-def gallery_sheet(judged: Sequence[Judged], title: str) -> Image.Image:
+def gallery_sheet(answered: Sequence[AnsweredGallery], title: str) -> Image.Image:
     """A row for each conversation: the query, then the gallery, and "none of them" where that is an option."""
     rows, captions, notes = [], [], []
-    for one in judged:
+    for one in answered:
         talk = one.conversation
         rows.append([_tile(_read(one.root, talk.query, boxed=True), GREY)])
         captions.append([f"query\n{talk.query.identity}"])
@@ -262,28 +271,28 @@ def gallery_sheet(judged: Sequence[Judged], title: str) -> Image.Image:
     return sheet(rows, captions, f"{title}: {key}", notes)
 
 
-def attention_sheet(judged: Sequence[Judged], title: str) -> Image.Image:
-    """A row for each conversation: the query and the right image of the gallery, each beside what adapters look at."""
+def attention_sheet(answered: Sequence[AnsweredGallery], title: str) -> Image.Image:
+    """A row for each conversation: the query and the right image of the gallery, each beside its attention."""
     rows, captions, notes = [], [], []
-    for one in judged:
-        if not one.looks:
+    for one in answered:
+        if not one.attention:
             continue
         images, texts = [], []
-        for number, found in one.looks.items():
+        for number, found in one.attention.items():
             images.append(_tile(found[0].image, PALE if number else GREY))
             texts.append(f"the right one, {number}" if number else "query")
-            for look in found:
-                images.append(_tile(_heat(look), PALE))
-                texts.append(f"{look.category}: {_range(look.values)}")
+            for own in found:
+                images.append(_tile(_heat(own), PALE))
+                texts.append(f"{own.category}: {_range(own.values)}")
         rows.append(images)
         captions.append(texts)
-        gates = {look.category: look.gate for found in one.looks.values() for look in found}
-        said = [f"gate of the {name} adapter {gate:.3f}" for name, gate in gates.items() if gate is not None]
-        notes.append(", ".join([f"{one.conversation.category}, {one.conversation.level}", *said]))
+        gates = {own.category: own.gate for found in one.attention.values() for own in found}
+        listed = [f"gate of the {name} adapter {gate:.3f}" for name, gate in gates.items() if gate is not None]
+        notes.append(", ".join([f"{one.conversation.category}, {one.conversation.level}", *listed]))
     return sheet(rows, captions, f"{title}, in multiples of its mean over the image; bright is most", notes)
 
 
-def _option(image: Image.Image, number: int, one: Judged) -> Image.Image:
+def _option(image: Image.Image, number: int, one: AnsweredGallery) -> Image.Image:
     right, chosen = number == one.conversation.answer, number == one.chosen
     return _tile(image, GREEN if right else RED if chosen else PALE, double=right and chosen)
 
@@ -292,8 +301,8 @@ def _tile(image: Image.Image, colour: tuple[int, int, int], double: bool = False
     return framed(image, colour, _SIZE, _FRAME, double)
 
 
-def _heat(look: Look) -> Image.Image:
-    return heat(look.image, np.ones_like(look.values) if _even(look.values) else look.values, _SIZE)
+def _heat(own: AttentionMap) -> Image.Image:
+    return heat(own.image, np.ones_like(own.values) if _even(own.values) else own.values, _SIZE)
 
 
 def _range(values: np.ndarray) -> str:

@@ -1,7 +1,8 @@
 """VLMProcessor: from conversations with images to what a vision-language model and its experts take."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, NamedTuple
@@ -13,8 +14,8 @@ from torch import Tensor
 from zoo.categories import Box, find_category
 from zoo.data.images import to_rgb
 from zoo.transforms import Transform
-from zoo.vlm.batch import IGNORED, Example, ExpertImages, VLMBatch, crop_key
-from zoo.vlm.chat import fill, parts_of, render, spoken
+from zoo.vlm.batch import IGNORED, Example, ExpertCrops, Instance, VLMBatch, crop_key
+from zoo.vlm.chat import assistant_spans, fill, parts_of, render
 from zoo.vlm.families import Family
 
 #: longer side over shorter side; transformers refuses more for the Qwen families
@@ -26,7 +27,7 @@ class UnfitImage(ValueError):
 
 
 class Detection(NamedTuple):
-    """What a detector found: its label, x, y, w, h in pixels, and how sure it is, in [0, 1]."""
+    """A detector's result: a label, x, y, w, h in pixels, and a confidence in [0, 1]."""
 
     label: str
     box: Box
@@ -51,11 +52,12 @@ class VLMProcessor:
     """Makes batches of a family's models. It can be pickled, for worker processes.
 
     Prompts follow the model's own chat template; its end-of-turn token is its tokenizer's `eos_token`. An answer is
-    tokenised by itself, with the end of turn, and follows the prompt's tokens. What an assistant says before is part of
-    the prompt and learned, too, with the end of turn where the template writes it behind (LLaVA's does not).
+    tokenised by itself, with the end of turn, and follows the prompt's tokens. The assistant's texts before it are part
+    of the prompt and learned, too, with the end of turn where the template writes it behind (LLaVA's does not).
 
-    The VLM sees whole images; an expert sees the supplied box, else the largest fitting detection, each with its
-    category's margin, else the whole image.
+    The VLM takes whole images. An expert takes a crop of each instance of its category: the supplied box; without one,
+    the largest fitting detection (of several such instances in an image, the next largest, and so on), or nothing where
+    there is none; without a detector, the whole image. Boxes get their category's margin.
 
     Args:
         processor: of Hugging Face, as `load_vlm` gives it.
@@ -64,8 +66,8 @@ class VLMProcessor:
         min_tokens: fewest tokens of an image in the language model; None for the processor's own setting. Smaller
             images are enlarged where the family can.
         max_tokens: most tokens of an image; larger images are reduced where the family can.
-        experts: category -> what its expert expects of its input.
-        detector: RGB image -> what it shows and where.
+        experts: category -> transform of its expert.
+        detector: RGB image -> detections.
         least_score: detections below are ignored.
 
     Raises:
@@ -111,7 +113,7 @@ class VLMProcessor:
             with_pixels: False where the features are cached, those of the experts too: only their numbers are worked
                 out, from the image sizes. Of each image, only `size` and `mode` are then looked at.
             for_generation: prompts only.
-            skipped: what to say of examples that were left out before.
+            skipped: "path: reason" of examples that were left out before.
 
         Raises:
             UnfitImage: an image that breaks the budget, is hardly more than a line, or has a box outside of it.
@@ -125,7 +127,7 @@ class VLMProcessor:
             )
         pictures = [_pictures(example) for example in examples]
         images = [image for several in pictures for image in several]
-        names = [name for example in examples for name in example.names or example.keys]
+        names = [name for example in examples for name in example.image_names or example.keys]
         vision, counts = self._measure(names, images)
         tokens = self._prompts(examples, [len(several) for several in pictures], counts, learn=not for_generation)
         if not for_generation:
@@ -143,18 +145,21 @@ class VLMProcessor:
             image_tokens=torch.tensor(counts, dtype=torch.int64),
             experts=self._experts(examples, images, names, with_pixels),
             keys=tuple(key for example in examples for key in example.keys),
-            examples=tuple(example.source for example in examples),
+            items=tuple(example.item for example in examples),
+            names=tuple(example.name or repr(example.item) for example in examples),
+            image_names=tuple(names),
             skipped=tuple(skipped),
         )
 
     def unfit(self, example: Example) -> str | None:
         """Why an example's images cannot be taken, for those who would rather leave it out; None where they can."""
-        images, names = _pictures(example), example.names or example.keys
+        images, names = _pictures(example), example.image_names or example.keys
         try:
             self._measure(names, images)
-            for image, name, category, box in zip(images, names, example.categories, example.boxes, strict=False):
-                if category in self.crops and box is not None:
-                    self._inside(self._supplied(category, image.size, box), image.size, name, box)
+            for image, name, instances in zip(images, names, example.instances, strict=False):
+                for category, box in instances:
+                    if category in self.crops and box is not None:
+                        self._inside(self._with_margin(category, image.size, box), image.size, name, box)
         except UnfitImage as error:
             return str(error)
         return None
@@ -194,34 +199,85 @@ class VLMProcessor:
 
     def _experts(
         self, examples: Sequence[Example], images: Sequence[Image.Image], names: Sequence[str], with_pixels: bool
-    ) -> dict[str, ExpertImages]:
+    ) -> dict[str, ExpertCrops]:
+        """The crops of every expert; without pixels, of every instance that may have one."""
         keys = [key for example in examples for key in example.keys]
-        categories = [c for example in examples for c in example.categories or [None] * len(example.keys)]
-        boxes = [box for example in examples for box in example.boxes or [None] * len(example.keys)]
-        found = {}
-        for category, pipeline in self.pipelines.items():
-            rows = [row for row, of in enumerate(categories) if of == category]
-            seen = rows if with_pixels else []
-            pixels = [pipeline(self._crop(category, images[row], boxes[row], names[row])) for row in seen]
-            found[category] = ExpertImages(
-                torch.stack(pixels) if pixels else torch.zeros(0, 3, *self.sizes[category], dtype=torch.uint8),
-                torch.tensor(rows, dtype=torch.int64),
-                tuple(crop_key(keys[row], boxes[row]) for row in rows),
+        instances = [own for example in examples for own in example.instances or ((),) * len(example.keys)]
+        pixels: dict[str, list[Tensor]] = {category: [] for category in self.pipelines}
+        rows: dict[str, list[int]] = {category: [] for category in self.pipelines}
+        present: dict[str, list[str]] = {category: [] for category in self.pipelines}
+        absent: dict[str, list[str]] = {category: [] for category in self.pipelines}
+        for row, own in enumerate(instances):
+            wanted = list(_placed(instance for instance in own if instance.category in self.pipelines))
+            unplaced = with_pixels and any(instance.box is None for instance, _ in wanted)
+            detections = self._detections(images[row]) if unplaced else None
+            for (category, box), place in wanted:
+                key = crop_key(keys[row], box, place)
+                if with_pixels:
+                    part = self._part(category, images[row].size, box, place, detections)
+                    if part is None:
+                        absent[category].append(key)
+                        continue
+                    cut = images[row].crop(self._inside(part, images[row].size, names[row], box))
+                    pixels[category].append(self.pipelines[category](cut))
+                rows[category].append(row)
+                present[category].append(key)
+        return {
+            category: ExpertCrops(
+                torch.stack(pixels[category])
+                if pixels[category]
+                else torch.zeros(0, 3, *self.sizes[category], dtype=torch.uint8),
+                torch.tensor(rows[category], dtype=torch.int64),
+                tuple(present[category]),
+                tuple(absent[category]),
             )
-        return found
+            for category in self.pipelines
+        }
 
-    def _crop(self, category: str, image: Image.Image, box: Box | None, name: str) -> Image.Image:
-        """What the expert of a category sees of an image."""
+    def crop_keys(self, key: str, instances: Sequence[Instance]) -> list[tuple[str, str]]:
+        """Category and key of the crop of each instance that an expert is there for.
+
+        Args:
+            key: of the image.
+            instances: in it.
+        """
+        wanted = _placed(instance for instance in instances if instance.category in self.pipelines)
+        return [(instance.category, crop_key(key, instance.box, place)) for instance, place in wanted]
+
+    def _detections(self, image: Image.Image) -> list[tuple[str, Box]] | None:
+        """Label and box of the detections that are sure enough; None without a detector."""
+        if self.detector is None:
+            return None
+        return [(label, box) for label, box, score in self.detector(image) if score >= self.least_score]
+
+    def _part(
+        self,
+        category: str,
+        size: tuple[int, int],
+        box: Box | None,
+        place: int,
+        detections: Sequence[tuple[str, Box]] | None,
+    ) -> Box | None:
+        """x, y, w, h in pixels of what an expert sees of an image of this width and height; None for nothing.
+
+        Args:
+            category: of the expert.
+            size: width and height of the image.
+            box: the supplied one, if there is one.
+            place: without a box, which of the category's detections is taken, 0 for the largest.
+            detections: in the image; None without a detector.
+        """
         if box is not None:
-            part = self._supplied(category, image.size, box)
-        else:
-            detections = self.detector(image) if self.detector is not None else ()
-            sure = [(label, found) for label, found, score in detections if score >= self.least_score]
-            part = self.crops[category].box(sure, *image.size)
-        return image.crop(self._inside(part, image.size, name, box))
+            return self._with_margin(category, size, box)
+        if detections is None:
+            return 0.0, 0.0, float(size[0]), float(size[1])
+        labels = self.crops[category].labels
+        fitting = [found for label, found in detections if not labels or label in labels]
+        fitting.sort(key=lambda found: found[2] * found[3], reverse=True)
+        return self._with_margin(category, size, fitting[place]) if place < len(fitting) else None
 
-    def _supplied(self, category: str, size: tuple[int, int], box: Box) -> Box:
-        """A supplied box with its category's margin, cut at the image's border."""
+    def _with_margin(self, category: str, size: tuple[int, int], box: Box) -> Box:
+        """A box with its category's margin, cut at the image's border."""
         return replace(self.crops[category], labels=()).box([("", box)], *size)
 
     @staticmethod
@@ -252,22 +308,22 @@ class VLMProcessor:
         texts, learned, start = [], [], 0
         for example, number in zip(examples, images, strict=True):
             text = render(self.processor, example.messages)
-            said = spoken(self.processor, example.messages, text, repr(example.source)) if learn else []
+            spans = assistant_spans(self.processor, example.messages, text, repr(example.item)) if learn else []
             if text.count(token) != number:
                 raise ValueError(
-                    f"The prompt of {example.source!r} has {text.count(token)} placeholders {token!r} for {number} "
+                    f"The prompt of {example.item!r} has {text.count(token)} placeholders {token!r} for {number} "
                     "images. Keep the placeholder out of the text, and check the chat template."
                 )
             inserts = [before + token * count + after for count in counts[start : start + number]]
-            text, said = fill(text, token, inserts, said)
+            text, spans = fill(text, token, inserts, spans)
             texts.append(text)
-            learned.append(said)
+            learned.append(spans)
             start += number
         encoded = tokenizer(texts, return_offsets_mapping=any(learned))
         nowhere = [[(0, 0)] * len(ids) for ids in encoded["input_ids"]]
         prompts = [
-            _Tokens(ids, [any(start < end and stop > begin for begin, end in said) for start, stop in places])
-            for ids, places, said in zip(
+            _Tokens(ids, [any(start < end and stop > begin for begin, end in spans) for start, stop in places])
+            for ids, places, spans in zip(
                 encoded["input_ids"], encoded.get("offset_mapping", nowhere), learned, strict=True
             )
         ]
@@ -276,7 +332,7 @@ class VLMProcessor:
             found, expected = prompt.ids.count(self.family.placeholder(self.processor)), sum(islice(each, number))
             if found != expected:
                 raise ValueError(
-                    f"The prompt of {example.source!r} has {found} placeholder tokens for {expected} image features. "
+                    f"The prompt of {example.item!r} has {found} placeholder tokens for {expected} image features. "
                     "The tokenizer must not truncate, and must know the placeholder as one token."
                 )
         return prompts
@@ -286,7 +342,7 @@ class VLMProcessor:
         ids = tokenizer(example.answer + tokenizer.eos_token, add_special_tokens=False)["input_ids"]
         if self.family.placeholder(self.processor) in ids:
             raise ValueError(
-                f"The answer of {example.source!r} holds {self.processor.image_token!r}, which stands for an image. "
+                f"The answer of {example.item!r} holds {self.processor.image_token!r}, which stands for an image. "
                 "Take it out of the text."
             )
         return _Tokens(ids, [True] * len(ids))
@@ -311,10 +367,18 @@ class VLMProcessor:
 def _pictures(example: Example) -> list[Image.Image]:
     """The images of an example in reading order, in RGB."""
     found = [p["image"] for message in example.messages for p in parts_of(message) if p["type"] == "image"]
-    for name in ("keys", "categories", "boxes", "names"):
+    for name in ("keys", "instances", "image_names"):
         given = getattr(example, name)
         if len(given) != len(found) and (given or name == "keys"):
             raise ValueError(
-                f"The example {example.source!r} has {len(found)} images and {len(given)} {name}. Give one for each."
+                f"The example {example.item!r} has {len(found)} images and {len(given)} {name}. Give one for each."
             )
     return [to_rgb(image) for image in found]
+
+
+def _placed(instances: Iterable[Instance]) -> Iterator[tuple[Instance, int]]:
+    """Each instance, and how many of its category without a box come before it in the image."""
+    seen: Counter[str] = Counter()
+    for instance in instances:
+        yield instance, seen[instance.category]
+        seen[instance.category] += instance.box is None

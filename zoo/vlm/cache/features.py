@@ -293,7 +293,7 @@ def _checks(records: np.ndarray) -> np.ndarray:
 
 
 def image_key(path: Path, size: Sequence[int]) -> str:
-    """What an image is known by: the hash of its file and the resolution that the tower sees it in.
+    """Key of an image: the hash of its file and the resolution that the tower sees it in.
 
     The hash is taken once for a file of the same path, time of change and size.
 
@@ -318,11 +318,11 @@ def model_key(model: nn.Module) -> str:
         model: anything with a state dict; with a `config` that has `to_dict` where it comes from transformers. Of a
             component of the zoo, its arguments and its transform count, too.
     """
-    said: list[Any] = [type(model).__name__, settings_of(getattr(model, "config", None))]
+    facts: list[Any] = [type(model).__name__, settings_of(getattr(model, "config", None))]
     if isinstance(model, ZooModule):
         transform = getattr(model, "transform", None)
-        said += [class_path_of(type(model)), model.init_args(), transform and asdict(transform)]
-    digest = hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode())
+        facts += [class_path_of(type(model)), model.init_args(), transform and asdict(transform)]
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(_raw(tensor.detach().cpu().contiguous()))

@@ -6,39 +6,38 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
 from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
+from transformers import PreTrainedModel
 
 from zoo.cards.registry import class_path_of
-from zoo.categories import Box
-from zoo.conversations.manifest import Conversation
+from zoo.contracts import IdentityEncoder
 from zoo.data.images import UnreadableImage, read_image
 from zoo.data.samplers import Key, ShardSampler
 from zoo.distributed import from_all_ranks, rank, world_size
-from zoo.vlm.batch import Example, VLMBatch, crop_key
+from zoo.vlm.batch import Example, ExpertCrops, Instance, VLMBatch
 from zoo.vlm.cache.features import FeatureCache, image_key, model_key, settings_of
-from zoo.vlm.examples import Matches
-from zoo.vlm.fused import FusedVLM, Seen
+from zoo.vlm.fused import ExpertFeatures, FusedVLM, TowerFeatures
 from zoo.vlm.processor import VLMProcessor
 
 _AT_ONCE = 64  # images through the towers
 
 
 class KeptImage(NamedTuple):
-    """An image to be kept: its file, its expert category, and x, y, w, h in pixels of what the expert sees of it."""
+    """An image whose features are to be kept: its file, and the instances in it."""
 
     path: Path
-    category: str
-    box: Box | None
+    instances: tuple[Instance, ...] = ()
 
 
 class CachedTowers:
-    """What a `FusedVLM` sees, from disk: memory-mapped, so that memory does not grow with it.
+    """The features that the towers of a `FusedVLM` give, from disk: memory-mapped, so that memory does not grow with
+    them.
 
     A cache belongs to one tower, its weights and the resolution that it is given; see `FeatureCache`.
 
@@ -48,7 +47,7 @@ class CachedTowers:
         batcher: of the model.
 
     Raises:
-        ValueError: a family whose tower gives more than tokens.
+        ValueError: a family whose tower gives more than tokens, or a tower that trains.
     """
 
     def __init__(self, folder: Path, fused: FusedVLM, batcher: VLMProcessor) -> None:
@@ -57,51 +56,59 @@ class CachedTowers:
                 f"{fused.family.name} feeds DeepStack features to its language model, which no cache keeps. "
                 "Set model.cache to null."
             )
-        vlm: Any = fused.vlm
+        vlm = cast(PreTrainedModel, fused.vlm)
+        tower = vlm.get_submodule(fused.family.tower)
+        for name, part in (("vision tower", tower), ("experts", fused.experts)):
+            if any(parameter.requires_grad for parameter in part.parameters()):
+                raise ValueError(
+                    f"The {name} would train while their features come from a cache. Freeze them, or set model.cache "
+                    "to null."
+                )
         self.fused, self.batcher = fused, batcher
         # Which layer of the tower counts, and how, stands in the whole model's configuration.
         resolution = [batcher.processor.image_processor.to_dict(), batcher.options]
         resolution.append(settings_of(vlm.config, without=("text_config",)))
-        self.tower = FeatureCache(
-            folder,
-            tower_key(vlm.get_submodule(fused.family.tower), resolution),
-            fused.family.widths(vlm.config)[0],
-            vlm.dtype,
-        )
+        self.tower = FeatureCache(folder, tower_key(tower, resolution), fused.family.widths(vlm.config)[0], vlm.dtype)
         kind = "tokens" if fused.patch_tokens else "vector"
-        experts: Any = fused.experts
         self.experts = {
             category: FeatureCache(
                 folder,
-                tower_key(expert, [asdict(batcher.crops[category]), *_detected(batcher), kind]),
-                expert.embed_dim,
+                tower_key(expert, [asdict(batcher.crops[category]), *_detector_key(batcher), kind]),
+                cast(IdentityEncoder, expert).embed_dim,
                 torch.float32,
             )
-            for category, expert in experts.items()
+            for category, expert in fused.experts.items()
         }
 
-    def see(self, batch: VLMBatch) -> Seen:
-        """As `FusedVLM.see`, without running anything.
+    def run_towers(self, batch: VLMBatch) -> TowerFeatures:
+        """As `FusedVLM.run_towers`, without running anything.
 
         Raises:
             ValueError: an image that has not been kept.
         """
         device = batch.input_ids.device
-        tokens, counts = self._found(self.tower, batch.keys, batch)
-        identities = {}
-        for category, cache in self.experts.items():
-            if category in batch.experts:
-                crops = batch.experts[category].keys
-                vectors, each = self._found(cache, crops, batch)
-                shape = (len(crops), int(each[0]) if len(each) else 1, cache.width)
-                identities[category] = vectors.view(shape).to(device)
-        return Seen(tokens.to(device), counts.to(device), identities)
+        tokens, counts = self._kept(self.tower, batch.keys, batch)
+        experts = {
+            category: self._expert_features(cache, batch.experts[category], batch)
+            for category, cache in self.experts.items()
+            if category in batch.experts
+        }
+        return TowerFeatures(tokens.to(device), counts.to(device), experts)
+
+    def _expert_features(self, cache: FeatureCache, crops: ExpertCrops, batch: VLMBatch) -> ExpertFeatures:
+        """Those of the crops that have any: an instance that a detector did not find has none."""
+        vectors, each = self._kept(cache, crops.keys, batch)
+        present = each > 0
+        each = each[present]
+        shape = (len(each), int(each[0]) if len(each) else 1, cache.width)
+        image = crops.image[present.to(crops.image.device)]
+        return ExpertFeatures(vectors.view(shape).to(batch.input_ids.device), image)
 
     @staticmethod
-    def _found(cache: FeatureCache, keys: Sequence[str], batch: VLMBatch) -> tuple[Tensor, Tensor]:
+    def _kept(cache: FeatureCache, keys: Sequence[str], batch: VLMBatch) -> tuple[Tensor, Tensor]:
         found = cache.get(keys)
         if found is None:
-            names = "\n  ".join(dict.fromkeys(path for example in batch.examples for path in _paths_of(example)))
+            names = "\n  ".join(dict.fromkeys(batch.image_names))
             raise ValueError(
                 f"{len(cache.missing(keys))} images of a batch are not in the feature cache {cache.folder}: their "
                 f"files were changed since it was filled. Run again. They are among:\n  {names}"
@@ -147,16 +154,20 @@ class CachedTowers:
             key = image_key(image.path, ())
         except OSError:
             return True
-        expert = self.experts.get(image.category)
-        return key not in self.tower or expert is not None and crop_key(key, image.box) not in expert
+        crops = self.batcher.crop_keys(key, image.instances)
+        return key not in self.tower or any(crop not in self.experts[category] for category, crop in crops)
 
+    @torch.no_grad()
     def _keep(self, batch: VLMBatch) -> None:
-        seen = self.fused.see(batch.to(self.fused.device))
-        self.tower.put(batch.keys, seen.tokens.to(self.tower.dtype), seen.patches)
-        for category, identity in seen.identities.items():
-            if len(identity):
-                counts = torch.full((len(identity),), identity.shape[1])
-                self.experts[category].put(batch.experts[category].keys, identity.flatten(0, 1), counts)
+        features = self.fused.run_towers(batch.to(self.fused.device))
+        self.tower.put(batch.keys, features.tokens.to(self.tower.dtype), features.patches)
+        for category, own in features.experts.items():
+            crops = batch.experts[category]
+            counts = [own.vectors.shape[1]] * len(crops.keys) + [0] * len(crops.absent)
+            if counts:
+                self.experts[category].put(
+                    (*crops.keys, *crops.absent), own.vectors.flatten(0, 1), torch.tensor(counts)
+                )
 
 
 class _Images(Dataset[Example | None]):
@@ -169,13 +180,13 @@ class _Images(Dataset[Example | None]):
         return len(self.images)
 
     def __getitem__(self, key: Key) -> Example | None:
-        path, category, box = self.images[key.row]
+        path, instances = self.images[key.row]
         try:
             image = read_image(path)
         except UnreadableImage:
             return None  # named when a conversation asks for it
         message = {"role": "user", "content": [{"type": "image", "image": image}]}
-        return Example([message], "", path, (image_key(path, ()),), (category,), (box,), (str(path),))
+        return Example([message], "", path, (image_key(path, ()),), (instances,), (str(path),))
 
 
 def _collate(batcher: VLMProcessor, items: Sequence[Example | None]) -> VLMBatch | None:
@@ -183,27 +194,20 @@ def _collate(batcher: VLMProcessor, items: Sequence[Example | None]) -> VLMBatch
     return batcher(examples, for_generation=True) if examples else None
 
 
-def _detected(batcher: VLMProcessor) -> list[Any]:
-    """What decides where an expert looks in an image without a box."""
+def _detector_key(batcher: VLMProcessor) -> list[object]:
+    """What decides where an expert's crop is in an image without a box."""
     detector = batcher.detector
     if detector is None:
         return []
-    named: Any = detector if hasattr(detector, "__qualname__") else type(detector)
+    named = detector if isinstance(detector, type) or hasattr(detector, "__qualname__") else type(detector)
     plain = {
         name: value for name, value in getattr(detector, "__dict__", {}).items() if isinstance(value, str | int | float)
     }
     weights = model_key(detector) if isinstance(detector, nn.Module) else None
-    return [class_path_of(named), plain, weights, batcher.least_score]
+    return [class_path_of(cast(type, named)), plain, weights, batcher.least_score]
 
 
-def _paths_of(example: Any) -> list[str]:
-    """Files of the images of what a batch was made from."""
-    if isinstance(example, Conversation):
-        return [image.path for image in (*example.gallery, example.query)]
-    return list(example.paths) if isinstance(example, Matches) else [str(example)]
-
-
-def tower_key(tower: Any, seen: Any) -> str:
-    """Hash of a tower and of what decides what it sees of an image, and how large."""
-    said = json.dumps([model_key(tower), seen], sort_keys=True, default=str)
-    return hashlib.sha256(said.encode()).hexdigest()[:32]
+def tower_key(tower: nn.Module, settings: object) -> str:
+    """Hash of a tower, and of the settings that decide which part of an image it takes, and how large."""
+    text = json.dumps([model_key(tower), settings], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -1,16 +1,16 @@
-"""Guided attention: shows a small language model the three steps by which a query is matched with a gallery.
+"""Guided attention: trains a small language model to take the three steps by which a query is matched with a gallery.
 
-Left alone, a model of this size finds them after thousands of steps, if at all: each is of use only once the others are
+Without it, a model of this size finds them after thousands of steps, if at all: each is of use only once the others are
 there. Supervised attention is that of Liu et al., "Neural Machine Translation with Supervised Attention" (COLING 2016);
 what is supervised here is the first head of the first three layers:
 
-1. the tokens of a gallery image listen to the number in their label;
-2. the tokens of a query listen to those of the gallery image that shows the same instance;
-3. an answer listens to the tokens of its query.
+1. the tokens of a gallery image attend to the number in their label;
+2. the tokens of a query attend to those of the gallery image that shows the same instance;
+3. an answer attends to the tokens of its query.
 
-What the first two steps are to bring is asked for on the spot, too: after the first layer the tokens of a gallery image
-have to name its number, and after the second those of a query the right one. Asked for at the end, they would learn it
-in later layers, where the next step cannot use it.
+The result of the first two steps is supervised, too: after the first layer the tokens of a gallery image have to name
+its number, and after the second those of a query the right one. Supervised at the last layer only, they would be
+learned in later layers, where the next step cannot use them.
 """
 
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from zoo.distributed import mean_over_ranks
 from zoo.vlm.batch import IGNORED, VLMBatch
-from zoo.vlm.examples import Matches
+from zoo.vlm.small.easy_gallery import EasyGallery
 
 STEPS = 3
 
@@ -33,20 +33,20 @@ def number_tokens(tokenizer: Any) -> Tensor:
 
 
 class Guide(NamedTuple):
-    """What the tokens of a batch should do.
+    """What the tokens of a batch should attend to and name.
 
     Args:
-        listens: (3, B, L, L) bool, for each step and conversation: row listens to column.
+        attends: (3, B, L, L) bool, for each step and conversation: row attends to column.
         names: (2, B, L) int64, id of the number that a token has to name after the first and after the second step,
             -100 for none.
     """
 
-    listens: Tensor
+    attends: Tensor
     names: Tensor
 
 
 def guide(batch: VLMBatch, placeholder: int, numbers: Tensor) -> Guide:
-    """Which token should listen to which, and name what.
+    """Which token should attend to which, and name what.
 
     Args:
         batch: conversations, padded on the right; other examples are left alone.
@@ -58,16 +58,16 @@ def guide(batch: VLMBatch, placeholder: int, numbers: Tensor) -> Guide:
     names = torch.full((2, *ids.shape), IGNORED, device=ids.device)
     counts, first = batch.image_tokens.tolist(), 0
     is_number = torch.isin(ids, numbers.to(ids.device))
-    for row, example in enumerate(batch.examples):
+    for row, item in enumerate(batch.items):
         places = (ids[row] == placeholder).nonzero()[:, 0]
         several = 0
         while sum(counts[first : first + several]) < len(places):
             several += 1
         images = places.split(counts[first : first + several])
         first += several
-        if not isinstance(example, Matches):
+        if not isinstance(item, EasyGallery):
             continue
-        gallery, queries = images[: -len(example.answers)], images[-len(example.answers) :]
+        gallery, queries = images[: -len(item.answers)], images[-len(item.answers) :]
         end = 0
         for image in gallery:
             start = int(image[0])
@@ -76,7 +76,7 @@ def guide(batch: VLMBatch, placeholder: int, numbers: Tensor) -> Guide:
             names[0, row, image] = int(ids[row, labels[-1]])
             end = int(image[-1]) + 1
         before_answers = (batch.labels[row, 1:] != IGNORED).nonzero()[:, 0]
-        for query, answer in zip(queries, example.answers, strict=True):
+        for query, answer in zip(queries, item.answers, strict=True):
             right = gallery[answer - 1]
             wanted[1, row, query[:, None], right] = True
             names[1, row, query] = int(names[0, row, right[0]])
@@ -86,8 +86,8 @@ def guide(batch: VLMBatch, placeholder: int, numbers: Tensor) -> Guide:
     return Guide(wanted, names)
 
 
-def listening_loss(attentions: tuple[Tensor, ...], wanted: Tensor) -> Tensor:
-    """Mean negative log-share of its attention that a token gives to what it should listen to, summed over the steps.
+def attention_loss(attentions: tuple[Tensor, ...], wanted: Tensor) -> Tensor:
+    """Mean negative log-share of a token's attention that is where it should be, summed over the steps.
 
     Args:
         attentions: (B, heads, L, L) of the first three layers.

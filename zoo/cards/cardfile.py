@@ -1,4 +1,4 @@
-"""What a card says, and how `card.yaml` is read and written. Needs no torch."""
+"""The card of a component, and how `card.yaml` is read and written. Needs no torch."""
 
 import re
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class CardError(ValueError):
-    """A card, a name or a weights file that cannot be used; says what is wrong and what to do."""
+    """A card, a name or a weights file that cannot be used; the message names the problem and the remedy."""
 
 
 # ---------------------------------------------------------------------- the card
@@ -88,6 +88,8 @@ class Card:
         threshold: from which similarity on two images are called the same; null where it was not calibrated.
         weights: the weights file.
         extra: further weight files, such as a classification head.
+        frozen: part that is in none of these files, such as the base model that adapters belong to -> hash of it; what
+            `init` names in its place must have this hash.
         training_data: what it was trained on.
         data_licence: licence of the training data.
         licence: licence of the weights.
@@ -106,6 +108,7 @@ class Card:
     threshold: Threshold | None = None
     weights: WeightFile
     extra: list[WeightFile] = field(default_factory=list)
+    frozen: dict[str, str] = field(default_factory=dict)
     training_data: str = ""
     data_licence: str = ""
     licence: str = ""

@@ -1,11 +1,11 @@
-"""What stage 1 asks and how it is answered: a gallery, a query, and one bracket, as in `[Pet 3]`.
+"""The question of a gallery and its answers: a gallery, a query, and one bracket, as in `[Pet 3]`.
 
 The gallery comes first, then the query, then the question, so that a fixed gallery can be read once and kept. The
-noun of a category is the one in `zoo/categories.py`. `[None]` says that the query is not in the gallery.
+noun of a category is the one in `zoo/categories.py`. `[None]` answers that the query is not in the gallery.
 
 Options are compared by log-likelihood: the sum of the log-probabilities of an option's tokens up to and including
 `]`, without the end of turn, and not divided by their number. Their tokens are those that `VLMProcessor` gives to an
-answer: the bracket tokenised by itself, without special tokens (`option_ids`).
+answer: the bracket tokenised by itself, without special tokens.
 """
 
 import re
@@ -15,13 +15,14 @@ from typing import Any
 from PIL import Image
 
 from zoo.categories import find_category
+from zoo.vlm.tasks.images import Blank
 
 #: the option that none of the gallery matches; its number is 0
 NONE = "[None]"
 
 
-def stage_one(
-    gallery: Sequence[Image.Image], query: Image.Image, category: str, no_match: bool = False
+def gallery_question(
+    gallery: Sequence[Image.Image | Blank], query: Image.Image | Blank, category: str, no_match: bool = False
 ) -> list[dict[str, Any]]:
     """Chat messages: K gallery images, each after its bracket, the query image, and which of the former it shows.
 
@@ -59,11 +60,6 @@ def option(category: str, number: int) -> str:
 def options(category: str, k: int, no_match: bool = False) -> list[str]:
     """The options for a gallery of k images, in its order; `[None]` comes last."""
     return [option(category, number) for number in range(1, k + 1)] + [NONE] * no_match
-
-
-def option_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of options, from `[` to `]`: what their log-likelihood sums over."""
-    return tokenizer(list(texts), add_special_tokens=False)["input_ids"]
 
 
 def parse_choice(text: str, category: str, k: int) -> int | None:

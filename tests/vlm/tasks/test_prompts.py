@@ -5,31 +5,31 @@ from zoo.categories import CATEGORIES, Category, register_category
 from zoo.vlm.batch import Example
 from zoo.vlm.families import family_of
 from zoo.vlm.processor import VLMProcessor
-from zoo.vlm.prompts import option, option_ids, options, parse_choice, stage_one
+from zoo.vlm.tasks.prompts import option, option_ids, options, parse_choice, gallery_question
 
 
 def test_gallery_first_then_query_then_question() -> None:
     gallery, query = [picture(8, 8, seed) for seed in range(2)], picture(8, 8, 9)
-    (message,) = stage_one(gallery, query, "pet")
+    (message,) = gallery_question(gallery, query, "pet")
     assert message["role"] == "user"
     parts = [part.get("text", part.get("image")) for part in message["content"]]
     assert parts[:6] == ["[Pet 1]", gallery[0], "[Pet 2]", gallery[1], "Query", query]
     assert parts[6:] == ["Which pet is the query? Answer with one bracket."]
-    (other,) = stage_one(gallery, query, "face", no_match=True)
+    (other,) = gallery_question(gallery, query, "face", no_match=True)
     assert other["content"][-1]["text"] == "Which face is the query? Answer with one bracket, or [None]."
 
 
 def test_two_queries_of_a_gallery_share_the_beginning() -> None:
     gallery = [picture(8, 8, seed) for seed in range(3)]
-    first, second = (stage_one(gallery, picture(8, 8, seed), "pet")[0]["content"] for seed in (7, 8))
+    first, second = (gallery_question(gallery, picture(8, 8, seed), "pet")[0]["content"] for seed in (7, 8))
     assert [a == b for a, b in zip(first, second, strict=True)] == [True] * 7 + [False, True]
 
 
 def test_an_empty_gallery_is_refused() -> None:
     with pytest.raises(ValueError, match="gallery is empty"):
-        stage_one([], picture(8, 8), "pet")
+        gallery_question([], picture(8, 8), "pet")
     with pytest.raises(ValueError, match="Unknown category"):
-        stage_one([picture(8, 8)], picture(8, 8), "pets")
+        gallery_question([picture(8, 8)], picture(8, 8), "pets")
 
 
 def test_options() -> None:
@@ -97,7 +97,7 @@ def test_an_option_has_the_tokens_of_an_answer(name: str) -> None:
     batcher = VLMProcessor(processor, family_of(model.config), model.config)
     texts = options("pet", 12, no_match=True)
     for text, ids in zip(texts, option_ids(processor.tokenizer, texts), strict=True):
-        example = Example(stage_one([picture(20, 20)], picture(20, 20), "pet"), text, "", ("a", "b"))
+        example = Example(gallery_question([picture(20, 20)], picture(20, 20), "pet"), text, "", ("a", "b"))
         labels = batcher([example]).labels
         assert labels[labels >= 0].tolist() == [*ids, processor.tokenizer.eos_token_id]
         assert processor.tokenizer.decode(ids) == text

@@ -1,0 +1,39 @@
+"""ControlRun: the same training without what it is about, to compare with."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from lightning import LightningDataModule, Trainer
+
+from zoo.module import ZooModule
+from zoo.training.callbacks.follow import AfterFit, FinishedFit
+from zoo.training.checkpoints import load_weights
+
+Run = tuple[Trainer, ZooModule, LightningDataModule]
+
+
+class ControlRun(AfterFit):
+    """Trains a control after the fit, and tests it beside: the root with its `control` arguments, such as no experts.
+
+    Args:
+        make: makes the trainer, the root and the data of the control.
+    """
+
+    def __init__(self, make: Callable[[], Run]) -> None:
+        self.make = make
+
+    def after_fit(self, fit: FinishedFit) -> None:
+        if not fit.tests or not fit.model.control:
+            return
+        fit.trainer.print("The control, to compare with:")
+        trainer, model, data = self.make()
+        trainer.fit(model, data)
+        best = getattr(trainer.checkpoint_callback, "best_model_path", "")
+        if not best or trainer.interrupted:
+            return
+        load_weights(model, best)
+        trainer.test(model, data, verbose=False)
+        fit.kept["control"] = Path(best)
+        trained = {fit.model.label: fit.results.pop(fit.model.label)}
+        fit.results |= {model.label: dict(model.scores)} | trained
+        fit.show(fit.results)

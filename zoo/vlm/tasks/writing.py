@@ -1,0 +1,90 @@
+"""WritingTask: the model writes a text, which is compared with references."""
+
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torchmetrics.text import CHRFScore
+
+from zoo.distributed import sum_over_ranks
+from zoo.scores import ScoreName, Scores
+from zoo.vlm.batch import VLMBatch
+from zoo.vlm.fused import TowerFeatures
+from zoo.vlm.tasks.task import Answering, Item, Scorer, Task
+
+
+class WritingTask(Task[Item]):
+    """A task whose items have reference texts.
+
+    Scores, each from 0 to 1: `chrf`, the overlap of character n-grams with the best reference (Popovic, "chrF:
+    character n-gram F-score for automatic MT evaluation", WMT 2015; n up to 6, without words); and the same of two
+    answers that look at no image: `chrf_commonest`, the reference that is the most frequent one in training, and
+    `chrf_shifted`, a reference of the item before.
+    `conversations` is how many there were.
+
+    Subclasses implement `references` and `commonest`.
+
+    Attributes:
+        longest: most tokens that are written.
+    """
+
+    longest = 64
+
+    @abstractmethod
+    def references(self, item: Item) -> Sequence[str]:
+        """The texts of which any is right."""
+
+    @abstractmethod
+    def commonest(self, item: Item) -> str:
+        """The text that is right most often, in training, for the question that this item asks."""
+
+    def metric(self) -> str:
+        return "chrf"
+
+    def scorer(self, split: str, model: Answering, writes: bool) -> "WritingScorer":
+        return WritingScorer(self, model)
+
+
+class WritingScorer(Scorer):
+    """Compares what a model writes, and what two baselines give, with references.
+
+    Args:
+        task: that is scored.
+        model: that is asked.
+    """
+
+    def __init__(self, task: WritingTask, model: Answering) -> None:
+        self.task = task
+        self.metrics = {
+            name: CHRFScore(n_word_order=0).to(model.device) for name in ("chrf", "chrf_commonest", "chrf_shifted")
+        }
+        self.count = torch.zeros((), dtype=torch.int64, device=model.device)
+        self._before: str | None = None
+
+    def update(self, model: Answering, batch: VLMBatch, features: TowerFeatures) -> None:
+        references = [list(self.task.references(item)) for item in batch.items]
+        written = model.write(batch, features, (), spare=self.task.longest)
+        before = self._before if self._before is not None else references[-1][0]
+        answers = {
+            "chrf": written,
+            "chrf_commonest": [self.task.commonest(item) for item in batch.items],
+            "chrf_shifted": [before, *(own[0] for own in references[:-1])],
+        }
+        self._before = references[-1][0]
+        for name, texts in answers.items():
+            self.metrics[name].update(texts, references)
+        self.count += len(batch.items)
+
+    def compute(self) -> Scores:
+        count = float(sum_over_ranks(self.count))
+        scores = {ScoreName("conversations"): count}
+        for name, metric in self.metrics.items():
+            scores[ScoreName(name)] = float(cast(torch.Tensor, metric.compute()))
+        return scores
+
+
+def commonest_of(texts: Sequence[str]) -> str:
+    """The most frequent of some texts, the first of equals; "" of none."""
+    return Counter(texts).most_common(1)[0][0] if texts else ""
