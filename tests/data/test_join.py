@@ -173,7 +173,7 @@ def test_training_on_both_warns_once_and_testing_on_both_is_fine(trees, caplog):
 
 
 def test_one_data_set_read_twice_may_give_its_training_and_its_test(trees):
-    """The same identities are named alike in both readings, so a leak can be told from a fair split."""
+    """The same identities are named alike in both readings, so that a leak differs from a fair split."""
     market = read_with("market1501", trees["market1501"], HoldOut(val_share=0))
     parts = {"a": market.select(market.rows("train")), "b": market.select(market.rows("query", "gallery"))}
     assert len(join(parts)) == len(market)

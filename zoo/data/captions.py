@@ -55,7 +55,7 @@ def read_captions(root: Path, split: str, name: str = "captions") -> Captions:
     table = _table(file)
     split = file.stem.removeprefix(f"{name}_")
     files = Files(Path(root))
-    captions_of: dict[Any, list[str]] = {image["id"]: [] for image in table["images"]}
+    captions_of: dict[object, list[str]] = {image["id"]: [] for image in table["images"]}
     for row in table["annotations"]:
         if row["image_id"] not in captions_of:
             files.skip("captions of images that are not listed", row["image_id"])
