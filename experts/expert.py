@@ -31,7 +31,7 @@ class Expert(Evaluation):
     BNNeck and all ranks' rows, the classifier those after it.
 
     Args:
-        category: what kind of instances it tells apart, an entry of `zoo.categories`, kept in its card.
+        category: what kind of instances it distinguishes, an entry of `zoo.categories`; its card states it.
         backbone: name of a timm architecture, `arch.tag` or hub id; null for mobilenetv3_small_050.
         pretrained: start from published weights.
         size: input height and width in pixels, or one number for both; null takes the backbone's own.
@@ -87,8 +87,8 @@ class Expert(Evaluation):
         self.register_buffer("classes", torch.zeros(0, dtype=torch.int64), persistent=False)
 
     def configure_model(self) -> None:
-        """Make the head for the data's identities. A test does with it only where the data asks to name new images of
-        them, and where its weights are known: from a card here, from a checkpoint in `on_load_checkpoint`."""
+        """Make the head for the data's identities. A test needs it only where the data has new images of them to name,
+        and takes its weights from a card here, or from a checkpoint in `on_load_checkpoint`."""
         if self.head is None and self.trainer.state.fn == "fit":
             self._make_head()
         elif self.head is None and self._names_identities() and self.init_from is not None:

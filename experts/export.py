@@ -1,4 +1,4 @@
-"""An identity encoder as an ONNX file for other toolkits: normalisation inside, compared with torch first."""
+"""Writes an identity encoder as an ONNX file for other toolkits, normalisation inside, compared with torch first."""
 
 import json
 import logging
@@ -8,10 +8,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,6 +19,9 @@ from torch.nn import functional as F
 
 from zoo import Card
 from zoo.contracts import IdentityEncoder
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 # Protobuf stops at 2 GiB a file; weights beyond this go to a file beside it.
@@ -46,7 +48,7 @@ def export_onnx(
 
     The file is run by onnxruntime on random images, one alone and three together, and takes the place of an earlier
     one only if no number differs from `encoder.embed` by more than `tolerance`. Otherwise nothing is left behind.
-    `facts` reads what the file says of itself: the size, the threshold, the difference found and the like. Weights
+    `facts` reads the metadata of the file: the size, the threshold, the difference measured and the like. Weights
     beyond 2 GB lie beside it, in `<name>.onnx.data`.
 
     Args:
@@ -70,14 +72,7 @@ def export_onnx(
         with _on_cpu_in_eval(encoder), TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}.") as folder:
             file = Path(folder) / path.name
             _write(encoder, file, opset, {"name": card.name if card else path.stem, **_facts(encoder, card)})
-            difference = max_difference(encoder, file)
-            if not difference <= tolerance:  # NaN is refused, too
-                raise ExportError(
-                    f"The ONNX graph of {type(encoder).__name__} differs from torch by up to {difference:.2g}, more "
-                    f"than the tolerance of {tolerance:g}; nothing was written. Try another opset, or raise the "
-                    "tolerance if your use can bear it."
-                )
-            _append(file, {"max_difference": f"{difference:.2g}"})
+            _append(file, {"max_difference": f"{_bounded_difference(encoder, file, tolerance):.2g}"})
             for part in Path(folder).iterdir():
                 part.chmod(file.stat().st_mode)  # onnx keeps the data to its owner
             for part in sorted(Path(folder).iterdir(), reverse=True):  # the graph last, after its data
@@ -85,6 +80,18 @@ def export_onnx(
     except OSError as error:
         raise ExportError(f"{path} could not be written: {error}. Make room or choose another place.") from error
     return path
+
+
+def _bounded_difference(encoder: IdentityEncoder, file: Path, tolerance: float) -> float:
+    """`max_difference`, refused beyond a tolerance."""
+    difference = max_difference(encoder, file)
+    if not difference <= tolerance:  # NaN is refused, too
+        raise ExportError(
+            f"The ONNX graph of {type(encoder).__name__} differs from torch by up to {difference:.2g}, more than the "
+            f"tolerance of {tolerance:g}; nothing was written. Try another opset, or raise the tolerance if your use "
+            "can bear it."
+        )
+    return difference
 
 
 def max_difference(encoder: IdentityEncoder, path: str | Path, batches: Sequence[int] = (1, 3)) -> float:
@@ -124,7 +131,7 @@ def max_difference(encoder: IdentityEncoder, path: str | Path, batches: Sequence
 
 
 def facts(path: str | Path) -> dict[str, str]:
-    """What an exported file says of itself. Numbers and lists are JSON: `json.loads(facts(path)["mean"])`."""
+    """Fact -> text, the metadata of an exported file. Numbers and lists are JSON: `json.loads(facts(path)["mean"])`."""
     _check_packages()
     import onnx
 
@@ -142,7 +149,7 @@ class _Graph(nn.Module):
         return F.normalize(self.encoder(self.encoder.transform.normalise(images)).float(), dim=1)
 
 
-def _write(encoder: IdentityEncoder, file: Path, opset: int | None, said: dict[str, str]) -> None:
+def _write(encoder: IdentityEncoder, file: Path, opset: int | None, metadata: dict[str, str]) -> None:
     """Export and save; the encoder is on the CPU and in eval mode."""
     import onnx
 
@@ -155,16 +162,16 @@ def _write(encoder: IdentityEncoder, file: Path, opset: int | None, said: dict[s
         del part.metadata_props[:]
     # Tracing loses the width.
     model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = encoder.embed_dim
-    model.doc_string = f"{said['name']}: {said['input']} -> {said['output']}. {said['resizing']}"
-    onnx.helper.set_model_props(model, said)
+    model.doc_string = f"{metadata['name']}: {metadata['input']} -> {metadata['output']}. {metadata['resizing']}"
+    onnx.helper.set_model_props(model, metadata)
     size = sum(tensor.nbytes for tensor in encoder.state_dict().values())
     onnx.save_model(
         model, str(file), save_as_external_data=size > LARGEST_FILE, location=f"{file.name}.data", size_threshold=1024
     )
 
 
-def _exported(encoder: IdentityEncoder, opset: int | None) -> Any:
-    """The encoder as an onnx.ModelProto.
+def _exported(encoder: IdentityEncoder, opset: int | None) -> "ModelProto":
+    """The encoder as a message that `onnx` saves.
 
     By torch.export, whose exporter knows no opset before 18 and was immature before it became torch's default in 2.9:
     2.6 fails at BatchNorm. Older ones are served by tracing, which follows the path of one example.
@@ -183,7 +190,7 @@ def _exported(encoder: IdentityEncoder, opset: int | None) -> Any:
         ) from error
 
 
-def _by_export(graph: _Graph, example: Tensor, opset: int | None) -> Any:
+def _by_export(graph: _Graph, example: Tensor, opset: int | None) -> "ModelProto":
     program = torch.onnx.export(
         graph,
         (example,),
@@ -198,28 +205,29 @@ def _by_export(graph: _Graph, example: Tensor, opset: int | None) -> Any:
     return program.model_proto
 
 
-def _by_tracing(graph: _Graph, example: Tensor, opset: int | None) -> Any:
+def _by_tracing(graph: _Graph, example: Tensor, opset: int | None) -> "ModelProto":
     import onnx
 
-    stream = BytesIO()
-    torch.onnx.export(
-        graph,
-        (example,),
-        stream,  # type: ignore[arg-type]  # takes it, says otherwise
-        input_names=["images"],
-        output_names=["embeddings"],
-        dynamic_axes={"images": {0: "batch"}, "embeddings": {0: "batch"}},
-        opset_version=opset,
-        dynamo=False,
-    )
-    return onnx.load_model_from_string(stream.getvalue())
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "traced.onnx"
+        torch.onnx.export(
+            graph,
+            (example,),
+            str(file),
+            input_names=["images"],
+            output_names=["embeddings"],
+            dynamic_axes={"images": {0: "batch"}, "embeddings": {0: "batch"}},
+            opset_version=opset,
+            dynamo=False,
+        )
+        return onnx.load(str(file))
 
 
 def _facts(encoder: IdentityEncoder, card: Card | None) -> dict[str, str]:
     """Fact -> text, for the metadata of the file; what is not known is left out."""
     transform, threshold = encoder.transform, encoder.threshold
     height, width = transform.size
-    said = {
+    metadata = {
         "input": f"images, uint8 (batch, 3, {height}, {width}), RGB",
         "output": f"embeddings, float32 (batch, {encoder.embed_dim}), of unit length: compare by dot product",
         "normalisation": "inside of the graph, by mean and std of values in [0, 1]",
@@ -232,7 +240,7 @@ def _facts(encoder: IdentityEncoder, card: Card | None) -> dict[str, str]:
         "embed_dim": json.dumps(encoder.embed_dim),
     }
     if threshold is not None:
-        said |= {
+        metadata |= {
             "threshold": json.dumps(threshold.value),
             "threshold_meaning": "two images whose cosine similarity reaches it are called the same identity",
             "threshold_far": json.dumps(threshold.far),
@@ -240,12 +248,12 @@ def _facts(encoder: IdentityEncoder, card: Card | None) -> dict[str, str]:
             "threshold_data": threshold.data,
         }
     for key in ("description", "category", "licence", "data_licence", "training_data"):
-        said[key] = getattr(card, key, "")
-    said["versions"] = json.dumps({name: _version(name) for name in ("instance-zoo", "torch", "timm", "onnx")})
-    return {key: value for key, value in said.items() if value}
+        metadata[key] = getattr(card, key, "")
+    metadata["versions"] = json.dumps({name: _version(name) for name in ("instance-zoo", "torch", "timm", "onnx")})
+    return {key: value for key, value in metadata.items() if value}
 
 
-def _append(file: Path, said: dict[str, str]) -> None:
+def _append(file: Path, metadata: dict[str, str]) -> None:
     """Add facts to a file and leave its graph untouched: protobuf merges messages that follow one another.
 
     Source: https://protobuf.dev/programming-guides/encoding/#last-one-wins
@@ -253,7 +261,7 @@ def _append(file: Path, said: dict[str, str]) -> None:
     import onnx
 
     more = onnx.ModelProto()
-    onnx.helper.set_model_props(more, said)
+    onnx.helper.set_model_props(more, metadata)
     with file.open("ab") as stream:
         stream.write(more.SerializeToString())
         stream.flush()
@@ -281,7 +289,7 @@ def _on_cpu_in_eval(encoder: IdentityEncoder) -> Iterator[None]:
 
 @contextmanager
 def _quiet(*names: str) -> Iterator[None]:
-    """No warnings, and none from these loggers, which tell of every step tried; what counts is checked afterwards."""
+    """No warnings, and none from these loggers, which report every step tried; what counts is checked afterwards."""
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -313,8 +321,8 @@ def _check_target(path: Path) -> None:
 def _check_dtype(encoder: IdentityEncoder) -> None:
     kinds = {tensor.dtype for tensor in encoder.state_dict().values() if tensor.is_floating_point()}
     if kinds - {torch.float32}:
-        said = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
-        raise ExportError(f"{type(encoder).__name__} holds weights in {said}. Export encoder.float().")
+        types = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
+        raise ExportError(f"{type(encoder).__name__} holds weights in {types}. Export encoder.float().")
 
 
 def _version(package: str) -> str:

@@ -15,8 +15,8 @@ from zoo.evaluation import Evaluation, Protocol
 class GeneralEncoder(Evaluation):
     """Trains an encoder to name attributes: the stand-in for a general backbone such as DINOv2.
 
-    It is what an expert is compared with: how well does general visual knowledge tell instances apart? Of joined data
-    sets each has attributes of its own; an image counts for those that it has.
+    An expert is compared with it: how well does general visual knowledge tell instances apart? Each of joined data sets
+    has attributes of its own; an image counts for those that it has.
 
     Args:
         attributes: columns of the index to learn; null for all of them.

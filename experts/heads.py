@@ -1,4 +1,4 @@
-"""Classification heads: they teach an encoder the training identities and are then left behind."""
+"""Classification heads over the training identities: only training needs them, an encoder is used without."""
 
 import math
 from abc import abstractmethod
@@ -39,7 +39,7 @@ class IdentityHead(ZooModule):
     def logits(self, embeddings: Tensor) -> Tensor:
         """(B, embed_dim) embeddings after the neck -> (B, num_identities) float32 scores without any margin.
 
-        What closed-set identification ranks: which of the training identities is on a new image?
+        Closed-set identification ranks them: which of the training identities is on a new image?
         """
 
     def check_labels(self, labels: Tensor) -> None:

@@ -1,11 +1,11 @@
-"""Metric losses on the features before the neck."""
+"""Losses over the pairs of a batch, on the features before the neck."""
 
 import inspect
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable
 from difflib import get_close_matches
 from types import ModuleType
-from typing import Any
+from typing import TypeVar
 
 import torch
 from pytorch_metric_learning import losses, miners
@@ -18,6 +18,7 @@ from torch import Tensor
 from zoo import ZooModule
 
 Options = dict[str, bool | int | float | str | list[float]]
+_Part = TypeVar("_Part")  # a loss or a miner of the library
 
 _REFUSED = {
     "DynamicSoftMarginLoss": "its running histogram is in no checkpoint, and it keeps the graph of earlier steps",
@@ -37,7 +38,7 @@ _NO_OPTIONS = {
 
 
 class MetricLoss(ZooModule):
-    """A loss over the pairs of a batch; gets the rows of all ranks."""
+    """A loss over the pairs of a batch, the rows of all ranks together."""
 
     @abstractmethod
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
@@ -83,7 +84,7 @@ class BatchHardTriplet(MetricLoss):
 
 
 class PairLoss(MetricLoss):
-    """Any loss over labelled pairs or triplets of pytorch-metric-learning, with a memory if asked for.
+    """Any loss over labelled pairs or triplets of pytorch-metric-learning, and with a memory where one is wanted.
 
     The memory is that of Wang et al., "Cross-Batch Memory for Embedding Learning", CVPR 2020: the last rows of earlier
     steps, without gradient, are further partners of the batch. As in the authors' code, the loss of the batch against
@@ -196,7 +197,7 @@ class PairLoss(MetricLoss):
                 ) from error
 
 
-def _built(module: ModuleType, base: type, kind: str, name: str, options: Mapping[str, Any]) -> Any:
+def _built(module: ModuleType, base: type[_Part], kind: str, name: str, options: Options) -> _Part:
     """An instance of the library's class of this name.
 
     Raises:
@@ -242,6 +243,6 @@ def _needs_classes(cls: type) -> bool:
     return issubclass(cls, WeightRegularizerMixin) or (number is not None and number.default is number.empty)
 
 
-def _meant(word: str, known: Any) -> str:
+def _meant(word: str, known: Iterable[str]) -> str:
     near = get_close_matches(word, list(known), n=1)
     return f" Did you mean {near[0]}?" if near else ""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from experts import export
 from experts.export import ExportError, export_onnx, facts, max_difference
 from zoo.backbones import TimmEncoder
-from zoo.cards.card import Card, Threshold
+from zoo.cards.cardfile import Card, Threshold
 from zoo.contracts import IdentityEncoder
 from zoo.transforms import Transform
 

@@ -1,10 +1,7 @@
 import numpy as np
-import torch
 from PIL import Image
 
 from zoo.drawing import GREEN, RED, framed, heat, sheet
-from zoo.evaluation.plots import histogram_plot
-from zoo.metrics import EmbeddingSet, similarity_histogram, unit_norm
 
 
 def test_a_frame_lies_around_the_whole_image():
@@ -54,9 +51,3 @@ def test_notes_and_lines_of_captions_move_rows_apart_and_hide_nothing():
         starts = [np.flatnonzero((page == colour).all(-1).any(1))[0] for colour in ((0, 0, 255), (0, 255, 0))]
         assert starts[1] - starts[0] == 28 + 8 + 32 + 16 * (page is noted), "image, gap, two lines, a note"
         assert ((page == (0, 0, 255)).all(-1).sum(), (page == (0, 255, 0)).all(-1).sum()) == (400, 400)
-
-
-def test_a_histogram_can_be_drawn_of_little():
-    items = EmbeddingSet(unit_norm(torch.eye(3)), torch.tensor([0, 0, 1]), torch.arange(3))
-    picture = histogram_plot(similarity_histogram(items, items, bins=10), "three")
-    assert picture.mode == "RGB" and picture.width > 300

@@ -56,6 +56,8 @@ class Evaluation(ZooModule):
         start: the encoder's name before training: a card, "pretrained", "untrained" or just "start".
     """
 
+    calibrates = True  # the threshold
+    component_folder = "expert"
     category: str | None = None
     start: str = "start"
     _data: IdentityData | None = None
@@ -126,7 +128,7 @@ class Evaluation(ZooModule):
         return self.encoder.embed_dim
 
     def lr_multipliers(self) -> dict[str, float]:
-        """Layer decay of the encoder, where it is asked for; trainers add their heads."""
+        """Layer decay of the encoder, where `optim` has one; trainers add their heads."""
         if self.optim.layer_decay is None:
             return {}
         layers = self.encoder.layer_rates(self.optim.layer_decay)
@@ -265,5 +267,5 @@ class Evaluation(ZooModule):
         )
 
     def head_to_keep(self) -> dict[str, Tensor] | None:
-        """Tensors of a head that is saved beside the encoder, where the data asks to name images by it."""
+        """Tensors of a head that is saved beside the encoder, where the data has images to name by it."""
         return None

@@ -5,7 +5,7 @@ from datetime import date
 
 import numpy as np
 
-from zoo.cards.card import Score
+from zoo.cards.cardfile import Score
 from zoo.data.index import IdentityIndex
 from zoo.scores import ScoreName, Scores
 

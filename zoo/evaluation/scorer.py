@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zoo.cards.card import Threshold
+from zoo.cards.cardfile import Threshold
 from zoo.data.dataset import classes_of
 from zoo.data.index import IdentityIndex
 from zoo.distributed import rank
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 class RetrievalScorer(nn.Module):
     """Scores by retrieval, by pairs and by thresholds what a model embeds of an index's images.
 
-    A root `start`s it with every evaluation, `update`s it with the embeddings of every batch and then asks for
+    A root calls `start` before every evaluation, `update` with the embeddings of every batch, and then
     `retrieval_scores` or `test_scores`, on all processes. Of joined sources each is a gallery of its own: its scores
     are given apart, as those of the source `source=NAME`, and the totals are their means.
 
@@ -116,7 +116,7 @@ class RetrievalScorer(nn.Module):
     # ------------------------------------------------------------------ scores
 
     def sides(self) -> tuple[EmbeddingSet, EmbeddingSet]:
-        """Queries and gallery of all processes, which must all ask for them."""
+        """Queries and gallery of all processes, which must all call this."""
         with self.retrieval.sync_context():
             return self.retrieval.sides()
 
@@ -148,7 +148,7 @@ class RetrievalScorer(nn.Module):
         return scores
 
     def test_scores(self) -> dict[ScoreName, float]:
-        """Retrieval, the pairs that the data brings along, the threshold, and rankings refined as the protocol asks."""
+        """Retrieval, the pairs that the data brings along, the threshold, and refined rankings as in the protocol."""
         query, gallery = self.sides()
         scores = self.retrieval_scores()
         more: dict[str, float] = {}
@@ -160,7 +160,7 @@ class RetrievalScorer(nn.Module):
         return scores | {ScoreName(name): value for name, value in more.items()}
 
     def _refined_scores(self, query: EmbeddingSet, gallery: EmbeddingSet) -> dict[str, float]:
-        """The scores after re-ranking and after query expansion, where the protocol asks for them."""
+        """The scores after re-ranking and after query expansion, where the protocol has them."""
         refined = {}
         if self.protocol.rerank:
             blocks = reranked_blocks(query, gallery)

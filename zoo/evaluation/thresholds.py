@@ -2,7 +2,7 @@
 
 import math
 
-from zoo.cards.card import Threshold
+from zoo.cards.cardfile import Threshold
 from zoo.metrics import EmbeddingSet, enrolled_identities, error_curve, open_set_scores
 
 

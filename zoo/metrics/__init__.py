@@ -7,7 +7,7 @@
   `tar_at_far`, `best_threshold`, `k_fold_accuracy` of plain scores.
 - `error_curve`, `ErrorCurve`: false acceptance and rejection over thresholds, to calibrate one.
 - `ChoiceAccuracy`: multiple choice, overall, in groups, and how many answers could not be read.
-- `open_set_scores`: identification where some who ask are not enrolled.
+- `open_set_scores`: identification where the identities of some queries are not enrolled.
 - `reranked_blocks`, `expand_queries`, `expand_database`: better rankings from the same embeddings.
 - `exact_search`, `VectorIndex`: nearest neighbours in galleries beyond memory.
 - `nearest`: the best gallery items of every query, to be drawn.
@@ -16,6 +16,7 @@
 """
 
 from zoo.metrics.choice import UNPARSED, ChoiceAccuracy
+from zoo.metrics.error_rates import ErrorCurve, OpenSetScores, enrolled_identities, error_curve, open_set_scores
 from zoo.metrics.histogram import SimilarityHistogram, similarity_histogram
 from zoo.metrics.ranking import (
     BLOCK_BYTES,
@@ -31,7 +32,6 @@ from zoo.metrics.ranking import (
 from zoo.metrics.reranking import expand_database, expand_queries, reranked_blocks
 from zoo.metrics.retrieval import RetrievalMetrics, RetrievalScores, score_queries
 from zoo.metrics.search import VectorIndex, exact_search
-from zoo.metrics.error_rates import ErrorCurve, OpenSetScores, enrolled_identities, error_curve, open_set_scores
 from zoo.metrics.verification import (
     VerificationMetrics,
     best_threshold,

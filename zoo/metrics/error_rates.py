@@ -1,4 +1,4 @@
-"""Where to draw the line: error rates over thresholds, thresholds for a false acceptance rate, open-set scores.
+"""Error rates over thresholds, the threshold for a false acceptance rate, and open-set scores.
 
 Everywhere a pair, or a query, is accepted when its score is *at least* the threshold.
 """
@@ -60,7 +60,7 @@ class ErrorCurve:
 
     @classmethod
     def of_histogram(cls, histogram: SimilarityHistogram) -> "ErrorCurve":
-        """The curve at the lower edges of the bins, and above the last one; exact there, silent between them."""
+        """The curve at the lower edges of the bins, and above the last one; exact there, unknown between them."""
         above = torch.nextafter(histogram.edges[-1:], torch.full_like(histogram.edges[-1:], torch.inf))
         return cls._of_counts(torch.cat([histogram.edges[:-1], above]), histogram.positive, histogram.negative)
 
@@ -175,7 +175,7 @@ class OpenSetScores:
 def open_set_scores(
     query: EmbeddingSet, gallery: EmbeddingSet, enrolled: Tensor, block_bytes: int = BLOCK_BYTES
 ) -> OpenSetScores:
-    """Open-set identification: only the enrolled identities stay in the gallery, all queries ask.
+    """Open-set identification: only the enrolled identities stay in the gallery; all queries are searched for.
 
     Args:
         query: Q items.
@@ -196,12 +196,12 @@ def open_set_scores(
         same = gallery.identities[block.matches] == query.identities[block.queries, None]
         wrong[here] = block.similarity.scatter_(1, block.matches, scores.masked_fill_(same, nothing)).amax(1).cpu()
     known = torch.isin(query.identities, enrolled).cpu()
-    asked = known & (right > nothing)
+    searched = known & (right > nothing)
     return OpenSetScores(
-        enrolled=right.maximum(wrong)[asked],
-        right=(wrong < right - TIE_WIDTH)[asked],
+        enrolled=right.maximum(wrong)[searched],
+        right=(wrong < right - TIE_WIDTH)[searched],
         strangers=wrong[~known],
-        skipped=int((known & ~asked).sum()),
+        skipped=int((known & ~searched).sum()),
     )
 
 

@@ -1,4 +1,4 @@
-"""What the metrics over all embeddings of all processes have in common: taking them in and gathering them."""
+"""EmbeddingMetric: base of the metrics over all embeddings of all processes."""
 
 from collections.abc import Callable, Sequence
 from typing import Unpack

@@ -55,7 +55,7 @@ class EmbeddingSet:
     """One side of a retrieval, the queries or the gallery.
 
     Args:
-        embeddings: `(N, D)`; what ranks them asks for rows of length 1 in float32, see `unit_norm`.
+        embeddings: `(N, D)`; what ranks them takes rows of length 1 in float32, see `unit_norm`.
         identities: `(N,)` integers, held as int64.
         indices: `(N,)` integers, the number of each item in the data set. Queries and gallery are numbered
             together: a query and a gallery item with the same index are one and the same item.

@@ -78,9 +78,9 @@ class VectorIndex:
     """A gallery to search, in memory or on disk.
 
     `exact` needs no FAISS and reads the vectors from where they are, also from memory-mapped files. The others are
-    FAISS indices by inner product: `flat` is exact and holds all vectors, `ivf` looks into some of many lists,
+    FAISS indices by inner product: `flat` is exact and holds all vectors, `ivf` searches some of many lists,
     `hnsw` walks a graph (fastest, most memory), `ivfpq` is `ivf` with vectors compressed to about D / 4 bytes. How
-    much they find is a matter of the data: compare with `exact` on a few queries.
+    much they find depends on the data: compare with `exact` on a few queries.
 
     The k nearest others of each row, a part of the rows on each process:
 

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from zoo.data.index import Pairs
+from zoo.metrics.error_rates import ErrorCurve
 from zoo.metrics.gathered import EmbeddingMetric, each_index_once
 from zoo.metrics.options import MetricOptions
 from zoo.metrics.ranking import BLOCK_BYTES, EmbeddingSet
-from zoo.metrics.error_rates import ErrorCurve
 
 
 def roc_auc(scores: Tensor, same: Tensor) -> float:
