@@ -146,9 +146,13 @@ def run(options: argparse.Namespace) -> None:
 
 def trainer_of(options: argparse.Namespace) -> Trainer:
     """Runs the embedding, by default in the processes that torchrun has started, or in this one."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    local, everywhere = (int(os.environ.get(name, 1)) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (".*does not have many workers.*", ".*LeafSpec.*"):
+        warnings.filterwarnings("ignore", message=message)
+    local = everywhere = 1
+    if torch.distributed.is_torchelastic_launched():
+        local, everywhere = (int(os.environ[name]) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
     accelerator, devices = options.accelerator or "cpu", options.devices or str(local)
     if options.device is not None:
         device = torch.device(options.device)
@@ -157,7 +161,7 @@ def trainer_of(options: argparse.Namespace) -> Trainer:
     trainer = Trainer(
         accelerator=accelerator,
         devices=devices,
-        num_nodes=options.num_nodes or max(1, everywhere // local),
+        num_nodes=options.num_nodes or everywhere // local,
         strategy=options.strategy,
         logger=False,
         enable_checkpointing=False,

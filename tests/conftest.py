@@ -2,10 +2,13 @@
 
 import hashlib
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from zoo.categories import CATEGORIES
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -45,3 +48,10 @@ def write_identities(root: Path, identities: int = 20, views: int = 4, size: int
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """20 identities with 4 images each, not to be changed."""
     return write_identities(tmp_path_factory.mktemp("photos"))
+
+
+@pytest.fixture
+def restored_categories():
+    """Categories that a test registers or replaces are as before after it."""
+    with patch.dict(CATEGORIES):
+        yield

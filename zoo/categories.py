@@ -1,7 +1,13 @@
-"""What kinds of instances the zoo tells apart. A new kind is one entry here, or one `register_category` of your own."""
+"""Categories: the kinds of instances that experts distinguish. A new kind is one entry here, or one call of
+`register_category` in your own code."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from zoo.world import World
 
 Box = tuple[float, float, float, float]
 
@@ -45,28 +51,59 @@ class Category:
         noun: what sentences call one of them.
         expert: card of the expert that is taken where none is named.
         crop: how one is cut out of an image.
+        world: makes the default procedural world that draws such instances; None where there is none.
     """
 
     noun: str
     expert: str
     crop: Crop = Crop()
+    world: "Callable[[], World] | None" = None
+
+
+# Worlds are imported when they are asked for, so that categories stay light.
+
+
+def _persons() -> "World":
+    from zoo.world import Persons
+
+    return Persons()
+
+
+def _faces() -> "World":
+    from zoo.world import Faces
+
+    return Faces()
+
+
+def _pets() -> "World":
+    from zoo.world import Pets
+
+    return Pets()
+
+
+def _objects() -> "World":
+    from zoo.world import Objects
+
+    return Objects()
 
 
 CATEGORIES: dict[str, Category] = {
-    "person": Category("person", "person_mobilenetv3s050.world", Crop(("person",))),
-    "face": Category("face", "face_mobilenetv3s050.world", Crop(("face",), margin=0.2)),
+    "person": Category("person", "person_mobilenetv3s050.world", Crop(("person",)), _persons),
+    "face": Category("face", "face_mobilenetv3s050.world", Crop(("face",), margin=0.2), _faces),
     # COCO's animals that people keep, and what finer detectors call the rest.
     "pet": Category(
         "pet",
         "pet_mobilenetv3s050.world",
         Crop(("cat", "dog", "bird", "horse", "rabbit", "hamster", "fox"), margin=0.05),
+        _pets,
     ),
-    "object": Category("product", "object_mobilenetv3s050.world", Crop(margin=0.05)),
+    "object": Category("product", "object_mobilenetv3s050.world", Crop(margin=0.05), _objects),
 }
 
 
 def find_category(name: str) -> Category:
-    """
+    """The category of a name.
+
     Raises:
         ValueError: no such category.
     """

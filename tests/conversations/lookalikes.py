@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from zoo.conversations.draws import random_keys
-from zoo.conversations.embedding import Embedded
+from zoo.conversations.embedding import ImageEmbeddings
 from zoo.conversations.mining import NO_POSITIVE, TOO_FEW, Candidates
 from zoo.data.index import IdentityIndex
 from zoo.metrics.ranking import unit_norm
@@ -27,10 +27,10 @@ def world(images=60, identities=12, width=8, seed=0, cameras=3, splits=("test",)
     vectors = np.stack([centres[int(name[2:])] for name in names]) + 0.7 * rng.normal(size=(images, width))
     vectors[1::7] = vectors[0]  # copies under several names
     index = index_of(names, [split_of[name] for name in names], rng.integers(-1, cameras, images).tolist())
-    return index, Embedded(np.arange(images), unit_norm(torch.from_numpy(vectors)))
+    return index, ImageEmbeddings(np.arange(images), unit_norm(torch.from_numpy(vectors)))
 
 
-def exact(embedded: Embedded) -> np.ndarray:
+def exact(embedded: ImageEmbeddings) -> np.ndarray:
     vectors = embedded.vectors.double().numpy()
     return (vectors @ vectors.T).astype(np.float32).astype(np.float64)
 
@@ -39,7 +39,7 @@ def by_hand(index, embedded, rule, split, tau, per_query):
     """The rule in loops: (query, repeat, k, positive, distractors) of every query, and the reasons of the others."""
     similar, found, skipped = exact(embedded), [], Counter()
     place = {int(row): at for at, row in enumerate(embedded.rows)}
-    queries, images = embedded.sides(index, split)
+    queries, images = embedded.query_and_gallery_rows(index, split)
     fewest, most = rule.sizes
 
     def key(purpose, *numbers):

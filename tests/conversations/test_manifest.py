@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from tests.data.conftest import ENCODER, index_of
-from zoo.conversations.build import build
+from tests.conversations.conftest import ENCODER, index_of
 from zoo.conversations.manifest import Conversations, ImageRef
+from zoo.conversations.pipeline import make_conversations
 from zoo.conversations.rule import GalleryRule
 
 
@@ -48,7 +48,7 @@ def test_selections_and_columns(made):
 
 
 @pytest.mark.parametrize(
-    ("rule", "said"),
+    ("rule", "message"),
     [
         (GalleryRule(k=9, tau=-1.0), r"in the val split: it has 2 identities, and a gallery needs 9. .*with --k 2."),
         (
@@ -58,13 +58,12 @@ def test_selections_and_columns(made):
         (GalleryRule(k=2, tau=1.0), r"no pet conversation in the val split; queries skipped: .* Lower --tau"),
     ],
 )
-def test_a_split_without_conversations_says_why(photos, rule, said):
-    made = build(index_of(photos), ENCODER, [rule], "pet", ["val"], workers=0, progress=False)
+def test_a_split_without_conversations_says_why(photos, rule, message):
+    made = make_conversations(index_of(photos), ENCODER, [rule], "pet", ["val"], workers=0, progress=False)
     (sentence,) = made.lacking()
-    assert re.search(said, sentence)
-    assert (
-        build(index_of(photos), ENCODER, [GalleryRule(k=2, tau=-1)], "pet", workers=0, progress=False).lacking() == []
-    )
+    assert re.search(message, sentence)
+    of_two = make_conversations(index_of(photos), ENCODER, [GalleryRule(k=2, tau=-1)], "pet", workers=0, progress=False)
+    assert of_two.lacking() == []
 
 
 # ---------------------------------------------------------------------- files
@@ -95,8 +94,8 @@ def test_a_file_elsewhere_finds_its_images_while_both_stay_there(own, tmp_path):
     found = Conversations.load(path)
     assert found.root == own.root and [*found] == [*own]
     moved = Path(shutil.copy(path, tmp_path / "c.parquet"))
-    said = rf"photos/{own[0].query.path} is not there. .*--data.galleries '\[{{manifest: {moved}, root: PHOTOS}}\]'"
-    with pytest.raises(ValueError, match=said):
+    message = rf"photos/{own[0].query.path} is not there. .*--data.galleries '\[{{manifest: {moved}, root: PHOTOS}}\]'"
+    with pytest.raises(ValueError, match=message):
         Conversations.load(moved)
     assert [*Conversations.load(moved, own.root)] == [*own]
 
@@ -104,7 +103,7 @@ def test_a_file_elsewhere_finds_its_images_while_both_stay_there(own, tmp_path):
 def test_a_file_that_has_nothing_in_common_with_its_images_has_to_be_told(made, tmp_path):
     Conversations(Path("/somewhere/else"), made._table, made.meta).save(tmp_path / "c.jsonl")
     assert "somewhere" not in (tmp_path / "c.jsonl").read_text()
-    with pytest.raises(ValueError, match="cannot say where they are. Give their folder: --data.galleries"):
+    with pytest.raises(ValueError, match="does not record where they are. Give their folder: --data.galleries"):
         Conversations.load(tmp_path / "c.jsonl")
 
 

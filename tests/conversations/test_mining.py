@@ -9,10 +9,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from recipes.speed.measure import peak_megabytes_over_now
 from tests.conversations.lookalikes import by_hand, exact, index_of, listed, world
-from zoo.conversations.embedding import Embedded
+from zoo.conversations.embedding import ImageEmbeddings
 from zoo.conversations.galleries import arrange
-from zoo.conversations.mining import NO_POSITIVE, TOO_FEW, Candidates, _above, mine
-from zoo.conversations.rule import GalleryRule, quantiles
+from zoo.conversations.mining import NO_POSITIVE, TOO_FEW, Candidates, mine
+from zoo.conversations.rule import GalleryRule
+from zoo.conversations.similarity import quantiles
 from zoo.metrics.ranking import unit_norm
 
 RULES = [
@@ -47,21 +48,11 @@ def test_neither_blocks_nor_ranks_change_a_thing_even_where_pairs_are_at_tau(wid
         for block_bytes in (1, 30_000):
             assert listed(mine(index, embedded, rule, "test", rule.tau, block_bytes=block_bytes)) == listed(whole)
         for ranks in (2, 3):
-            parts = [mine(index, embedded, rule, "test", rule.tau, rank=r, world_size=ranks) for r in range(ranks)]
+            parts = [mine(index, embedded, rule, "test", rule.tau, shard=(r, ranks)) for r in range(ranks)]
             joined = Candidates.join(parts)
             assert listed(joined) == listed(whole) and joined.skipped == whole.skipped
             one, several = (arrange(index, embedded, part, rule, rule.tau, at_most=20) for part in (whole, joined))
             assert all(np.array_equal(a, b) for a, b in zip(one[:4], several[:4], strict=True))
-
-
-def test_what_is_above_tau_does_not_depend_on_the_shape_of_a_block():
-    """Every tau is a similarity itself, where a float32 product decides by its last bit."""
-    vectors = world(150, 30, 512, seed=3)[1].vectors
-    similar = exact(Embedded(np.arange(150), vectors))
-    for tau in np.unique(similar)[::200]:
-        for rows in (1, 7, 150):
-            found = torch.cat([_above(part, vectors, float(tau)) for part in vectors.split(rows)])
-            assert np.array_equal(found.numpy(), similar > tau)
 
 
 def test_a_pair_at_tau_is_not_above_it():
@@ -71,9 +62,9 @@ def test_a_pair_at_tau_is_not_above_it():
     vectors[2, 0], vectors[2, 1] = 0.5, 0.75**0.5
     vectors[3, 0], vectors[3, 1] = float(np.nextafter(np.float32(0.5), np.float32(1))), 0.75**0.5
     index = index_of(["a", "a", "at", "above"])
-    found = mine(index, Embedded(np.arange(4), vectors), GalleryRule(k=2), "test", 0.5)
+    found = mine(index, ImageEmbeddings(np.arange(4), vectors), GalleryRule(k=2), "test", 0.5)
     assert listed(found)[0] == (0, 0, 2, 1, [3])
-    assert mine(index, Embedded(np.arange(4), vectors), GalleryRule(k=3), "test", 0.5).skipped[TOO_FEW] == 2
+    assert mine(index, ImageEmbeddings(np.arange(4), vectors), GalleryRule(k=3), "test", 0.5).skipped[TOO_FEW] == 2
 
 
 def test_distractors_are_uniform_over_identities_and_over_their_images_above_tau():
@@ -83,7 +74,7 @@ def test_distractors_are_uniform_over_identities_and_over_their_images_above_tau
     vectors[:, 0] = 1.0
     hidden = [row for row, name in enumerate(names) if name in ("o3", "o7")] + [names.index("o6")]
     vectors[hidden] = torch.tensor([0.0, 1.0, 0.0])
-    index, embedded = index_of(names), Embedded(np.arange(len(names)), vectors)
+    index, embedded = index_of(names), ImageEmbeddings(np.arange(len(names)), vectors)
     seen, firsts = Counter(), Counter()
     for seed in range(1000):
         found = mine(index, embedded, GalleryRule(k=4, seed=seed), "test", 0.5)
@@ -106,7 +97,7 @@ def test_distractors_are_uniform_over_identities_and_over_their_images_above_tau
 def test_embeddings_that_are_not_of_length_1_are_refused():
     index = index_of(["a", "a", "b"])
     with pytest.raises(ValueError, match="unit_norm"):
-        mine(index, Embedded(np.arange(3), torch.ones(3, 4)), GalleryRule(), "test", 0.5)
+        mine(index, ImageEmbeddings(np.arange(3), torch.ones(3, 4)), GalleryRule(), "test", 0.5)
 
 
 # ---------------------------------------------------------------------- memory
@@ -130,7 +121,7 @@ def test_memory_is_that_of_a_block():
     images, budget = 20_000, 16 * 2**20
     rng = np.random.default_rng(0)
     index = index_of([f"{n % 4000:04d}" for n in range(images)], ["query"] * 2000 + ["gallery"] * (images - 2000))
-    embedded = Embedded(np.arange(images), unit_norm(torch.from_numpy(rng.normal(size=(images, 64)))))
+    embedded = ImageEmbeddings(np.arange(images), unit_norm(torch.from_numpy(rng.normal(size=(images, 64)))))
     rule = GalleryRule(tau=0.3)
 
     def work():

@@ -13,11 +13,10 @@ from torch import distributed as dist
 
 import zoo
 from tests.conftest import write_identities
-from tests.data.conftest import ENCODER, RULES, index_of, made_of
-from zoo.conversations.build import build
-from zoo.conversations.embedding import embed
+from tests.conversations.conftest import ENCODER, RULES, index_of, made_of
 from zoo.conversations.manifest import Conversations
 from zoo.conversations.mining import NO_POSITIVE, TOO_FEW
+from zoo.conversations.pipeline import make_conversations
 from zoo.conversations.rule import GalleryRule
 
 
@@ -74,7 +73,9 @@ def test_boxes_travel_along(photos, tmp_path):
     index = index_of(photos)
     boxes = np.tile(np.array([2.0, 3.0, 20.0, 21.5], dtype=np.float32), (len(index), 1))
     boxes[::2] = -1
-    made = build(replace(index, boxes=boxes), ENCODER, RULES[:1], "pet", ["train"], 10, workers=0, progress=False)
+    made = make_conversations(
+        replace(index, boxes=boxes), ENCODER, RULES[:1], "pet", ["train"], 10, workers=0, progress=False
+    )
     made.save(tmp_path / "c.jsonl")
     images = [i for c in Conversations.load(tmp_path / "c.jsonl", photos) for i in (c.query, *c.gallery)]
     row_of = {path: row for row, path in enumerate(index.paths.tolist())}
@@ -99,7 +100,7 @@ def test_copies_are_no_positives_and_images_of_two_identities_are_left_out(tmp_p
     for name in ("copy", "export"):
         shutil.copy(root / "id_001/0.png", root / f"id_001/{name}.png")
     shutil.copy(root / "id_002/0.png", root / "id_003/of_002.png")
-    made = build(index_of(root), ENCODER, [GalleryRule(k=2, tau=-1.0)], "pet", workers=0, progress=False)
+    made = make_conversations(index_of(root), ENCODER, [GalleryRule(k=2, tau=-1.0)], "pet", workers=0, progress=False)
     hashes = made.images()
     for conversation in made:
         images = [hashes[image.path] for image in (conversation.query, *conversation.gallery)]
@@ -115,7 +116,7 @@ def test_a_photo_with_nothing_but_copies_has_no_positive(tmp_path):
     root = write_identities(tmp_path / "photos", identities=6)
     for image in sorted((root / "id_000").iterdir())[1:]:
         shutil.copy(root / "id_000/0.png", image)
-    made = build(index_of(root), ENCODER, [GalleryRule(k=2, tau=-1.0)], "pet", workers=0, progress=False)
+    made = make_conversations(index_of(root), ENCODER, [GalleryRule(k=2, tau=-1.0)], "pet", workers=0, progress=False)
     assert "id_000" not in made.column("query_identity")
     assert sum(reasons["tau=-1"][NO_POSITIVE] for reasons in made.meta["skipped"].values()) == 1
 
@@ -130,7 +131,7 @@ def test_limits(photos, made):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"category": "vehicle"}, "Unknown category"),
         ({"splits": ["query"]}, "no images in split 'query'"),
@@ -140,10 +141,10 @@ def test_limits(photos, made):
         ({"encoder": "general_mobilenet.world"}, "Did you mean general"),
     ],
 )
-def test_what_cannot_be_built_is_refused(photos, options, said):
+def test_what_cannot_be_built_is_refused(photos, options, message):
     given = {"encoder": ENCODER, "rules": RULES, "category": "pet"} | options
-    with pytest.raises(ValueError, match=said):
-        build(index_of(photos), workers=0, progress=False, **given)
+    with pytest.raises(ValueError, match=message):
+        make_conversations(index_of(photos), workers=0, progress=False, **given)
 
 
 # ---------------------------------------------------------------------- several processes
@@ -162,25 +163,3 @@ def test_two_processes_make_what_one_makes(photos, tmp_path):
     made_of(photos, per_query=2, at_most={"train": 30}).save(tmp_path / "one.jsonl")
     one = (tmp_path / "one.jsonl").read_bytes()
     assert one == (tmp_path / "0.jsonl").read_bytes() == (tmp_path / "1.jsonl").read_bytes() and len(one) > 10_000
-
-
-# ---------------------------------------------------------------------- embedding
-
-
-def test_embedding_is_that_of_one_image_at_a_time(photos):
-    index, encoder = index_of(photos), zoo.load(ENCODER)
-    encoder.train()
-    rows = np.array([7, 3, 40, 41])
-    found = embed(index, encoder, rows, workers=0, progress=False, batch_size=3)
-    alone = torch.cat([encoder.embed(encoder.transform(index.image(row))[None]) for row in sorted(rows)])
-    assert found.rows.tolist() == [3, 7, 40, 41] and torch.allclose(found.vectors, alone, atol=1e-5)
-    assert torch.equal(found.of(np.array([40, 3])), found.vectors[[2, 0]])
-    assert len(embed(index, encoder, rows[:0], workers=0, progress=False).rows) == 0
-
-
-def test_an_encoder_that_gives_no_numbers_is_refused(photos):
-    index, encoder = index_of(photos), zoo.load(ENCODER)
-    for parameter in encoder.parameters():
-        parameter.data.fill_(float("nan"))
-    with pytest.raises(ValueError, match="The embedding of id_000/0.png is not finite"):
-        embed(index, encoder, np.arange(2), workers=0, progress=False)

@@ -1,17 +1,27 @@
 """`python -m recipes.conversations`: what it writes, prints and refuses."""
 
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
 import numpy as np
 import pytest
 from PIL import Image
 
+import zoo
 from recipes import conversations as recipe
 from recipes.__main__ import recipes
 from tests.conftest import write_identities
+from zoo.categories import CATEGORIES, Category, Crop, register_category
 from zoo.conversations.manifest import Conversations
+from zoo.data.holdout import HoldOut
 from zoo.data.readers import read_with
 from zoo.drawing import GREEN, RED
 from zoo.vlm.data import ConversationData, GallerySource
-from zoo.world import Persons, Pets
+from zoo.world import Persons, Pets, Sample, World
 
 ENCODER = "general_mobilenetv3s050.world"
 
@@ -84,7 +94,7 @@ def test_the_split_is_that_of_an_earlier_run_or_as_it_is_asked_for(photos, tmp_p
 
     plain, noted = splits("plain")
     assert noted == {"val_share": 0.1, "test_share": 0.3, "split_seed": 0}
-    index = read_with("folder", photos, {"val_share": 0.2, "test_share": 0.5, "seed": 5})
+    index = read_with("folder", photos, HoldOut(0.2, 0.5, 5))
     expected = {index.names[i]: split for i, split in zip(index.identities, index.splits, strict=True)}
     sha256 = index.save(tmp_path / "manifest.csv")
     asked, noted = splits("asked", "--val_share", "0.2", "--test_share", "0.5", "--split_seed", "5")
@@ -116,11 +126,15 @@ def test_the_same_seed_makes_the_same_file_and_another_one_does_not(photos, tmp_
     assert a == b and a != c
 
 
-def test_the_world_by_default(tmp_path, monkeypatch, capsys):
-    """A small world in place of the default one; its manifest finds the images by itself."""
-    pets = lambda: Pets(families=6, members=2, views=3, size=32)  # noqa: E731
-    persons = lambda: Persons(families=6, members=2, views=6, size=32)  # noqa: E731
-    monkeypatch.setattr(recipe, "WINGS", {"person": persons, "pet": pets})
+def test_the_world_of_each_category_by_default(tmp_path, monkeypatch, capsys, restored_categories):
+    """Small worlds in place of the default ones; a manifest finds the images by itself."""
+    worlds = {
+        "person": lambda: Persons(families=6, members=2, views=6, size=32),
+        "face": None,
+        "pet": lambda: Pets(families=6, members=2, views=3, size=32),
+        "object": None,
+    }
+    CATEGORIES.update({name: replace(CATEGORIES[name], world=world) for name, world in worlds.items()})
     monkeypatch.chdir(tmp_path)
     assert run("--k", "2") == 0
     capsys.readouterr()
@@ -134,18 +148,74 @@ def test_the_world_by_default(tmp_path, monkeypatch, capsys):
     cameras = [[image.path.split("_c")[1][0] for image in (c.query, c.gallery[c.answer - 1])] for c in made]
     assert len(cameras) and all(query != positive for query, positive in cameras)
     assert run("--category", "face") == 1
-    assert "The world has no face. It has person, pet" in capsys.readouterr().err
+    assert "There is no world of category 'face'. There is one of person, pet;" in capsys.readouterr().err
+
+
+@dataclass(frozen=True)
+class Vehicles(World):
+    """A rectangle of a colour for each identity, on noise."""
+
+    NAME: ClassVar[str] = "vehicles"
+
+    def kind(self, family: int) -> str:
+        return "van"
+
+    def render(self, identity: int, view: int) -> Sample:
+        rng = np.random.default_rng((self.seed, identity, view))
+        image = rng.integers(0, 255, (self.size, self.size, 3)).astype(np.uint8)
+        mask = np.zeros((self.size, self.size), dtype=bool)
+        mask[8:24, 4:28] = True
+        image[mask] = np.random.default_rng(identity).integers(0, 255, 3)
+        return Sample(image, mask, (4, 8, 24, 16), {})
+
+    def path_of(self, identity: int, view: int) -> str:
+        return f"{self.split_of(identity)}/{self.name_of(identity)}/{view}.png"
+
+
+def test_a_new_category_is_one_entry(tmp_path, monkeypatch, restored_categories):
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)  # draws in this process, which has imported the class
+    small = Vehicles(families=8, members=2, views=3, size=32)
+    register_category("vehicle", Category("vehicle", "vehicle_resnet50.mine", Crop(("car", "truck")), lambda: small))
+    assert run("--category", "vehicle", "--k", "2", "--tau", "-1", "--out", str(tmp_path)) == 0
+    made = Conversations.load(tmp_path / "vehicle.parquet")
+    made.check(ENCODER)
+    assert len(made) == 48 and made.meta["category"] == "vehicle" and made[0].category == "vehicle"
+    assert made.root.name == small.folder and (tmp_path / "vehicle_test_tau=-1.png").is_file()
+
+
+def test_several_processes_write_what_one_writes(photos, tmp_path):
+    """Started by Lightning, and by torchrun."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    launches = {"one": [[sys.executable, "-m"], []], "lightning": [[sys.executable, "-m"], ["--devices", "2"]]}
+    launches["torchrun"] = [torchrun, []]
+    printed = {}
+    for name, (launcher, more) in launches.items():
+        flags = ["--root", str(photos), "--category", "pet", "--tau", "-1", "--k", "3", "--out", str(tmp_path / name)]
+        done = subprocess.run(
+            [*launcher, "recipes.conversations", *flags, "--sheets", "0", "--workers", "0", *more],
+            env={**os.environ, "PYTHONPATH": str(Path(zoo.__file__).parents[1]), "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        printed[name] = done.stdout.count("20 identities") + done.stdout.count(" conversations, ")
+    files = {name: (tmp_path / name / "pet.parquet").read_bytes() for name in launches}
+    assert files["one"] == files["lightning"] == files["torchrun"] and len(files["one"]) > 1000
+    assert len(set(printed.values())) == 1, "by one process"
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         (["--root", "ROOT"], "Give --category"),
         (["--reader", "folder"], "Give --root"),
         (["--root", "nowhere", "--category", "pet"], "--root nowhere is no folder. Give the folder"),
         (["--sheets", "-1"], "--sheets is -1. Give a number from 0 on"),
+        (["--device", "cuda", "--devices", "2"], "Give it without --accelerator and --devices"),
+        (["--accelerator", "abacus"], "invalid accelerator name"),
         (["--per_query", "0"], "--per_query is 0. Give a number from 1 on"),
-        (["--split_seed", "3"], "--split_seed says how to split a folder. Give --root"),
+        (["--split_seed", "3"], "--split_seed is about the split of a folder. Give --root"),
         (["--root", "ROOT", "--category", "pet", "--manifest", "gone.csv"], "gone.csv is no file"),
         (
             ["--root", "ROOT", "--category", "pet", "--manifest", "a.csv", "--val_share", "0"],
@@ -162,11 +232,11 @@ def test_the_world_by_default(tmp_path, monkeypatch, capsys):
         (["--root", "ROOT", "--category", "pet", "--reader", "markt1501"], "Did you mean 'market1501'"),
     ],
 )
-def test_errors_are_sentences(photos, tmp_path, monkeypatch, capsys, flags, said):
+def test_errors_are_sentences(photos, tmp_path, monkeypatch, capsys, flags, message):
     monkeypatch.chdir(tmp_path)
     assert run(*[str(photos) if flag == "ROOT" else flag for flag in flags]) == 1
     captured = capsys.readouterr().err
-    assert captured.startswith("error: ") and said in captured and "Traceback" not in captured
+    assert captured.startswith("error: ") and message in captured and "Traceback" not in captured
     assert not list(tmp_path.iterdir())
 
 

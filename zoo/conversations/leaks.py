@@ -1,4 +1,4 @@
-"""Conversations of which some are trained on and others tested on: no identity may be among both."""
+"""Leaks from training into tests: no identity and no image may be in conversations of both."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,8 @@ _HELD_OUT = ("val", "test")
 
 
 def refuse_shared_identities(collections: Sequence[Conversations]) -> None:
-    """
+    """Refuse conversations that are trained on and tested on with the same identities or images.
+
     Args:
         collections: of any categories and folders, as they are used together.
 
@@ -20,7 +21,7 @@ def refuse_shared_identities(collections: Sequence[Conversations]) -> None:
     trained = [_shown(conversations, "train") for conversations in collections]
     tested = [_shown(conversations, *_HELD_OUT) for conversations in collections]
     for what, number in (("identities", 0), ("images", 1)):
-        both = set().union(*(found[number] for found in trained)) & set().union(*(found[number] for found in tested))
+        both = set().union(*(shown[number] for shown in trained)) & set().union(*(shown[number] for shown in tested))
         if both:
             root, name = min(both)[:2]
             raise ValueError(
@@ -32,7 +33,7 @@ def refuse_shared_identities(collections: Sequence[Conversations]) -> None:
 
 
 def _shown(conversations: Conversations, *splits: str) -> tuple[set[tuple], set[tuple]]:
-    """Identities and parts of images of some splits, each with the folder that they are told apart in."""
+    """Identities and parts of images of some splits, each with its folder, below which names are unique."""
     chosen = conversations.select(np.isin(conversations.column("split"), splits))
     root = chosen.root.resolve()
     identities, images = set(), set()

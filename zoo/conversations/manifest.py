@@ -1,4 +1,4 @@
-"""The conversations manifest: galleries as a file that loads anywhere and knows what it was made from."""
+"""The manifest of conversations: galleries as a file that loads anywhere and records what it was made from."""
 
 import hashlib
 import json
@@ -6,15 +6,14 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.progress import track
 
-from zoo.cards import card
-from zoo.cards.card import Card
+from zoo.cards import Card, card
 from zoo.categories import Box
 from zoo.home import worlds
 
@@ -80,22 +79,57 @@ class Conversation(NamedTuple):
     level: str
 
 
+class ImageCount(TypedDict):
+    """How many image files a manifest names, and a sha256 over their sorted "path sha256" lines."""
+
+    count: int
+    sha256: str
+
+
+class ManifestMeta(TypedDict, total=False):
+    """What conversations were made from and what came out, as JSON has it.
+
+    Args:
+        encoder: name and sha256 of the weights of the general encoder.
+        category: an entry of `zoo.categories`.
+        rules: the fields of each `GalleryRule`.
+        tau: split -> level -> threshold in force.
+        skipped: split -> level -> reason -> queries without a conversation.
+        quantiles: split -> share of the pairs of two identities -> similarity that they do not exceed.
+        unreadable: "path: reason" of images that could not be read.
+        copies: "path: of path" of images left out as copies of others.
+        disputed: "path: identity" of images left out since they show two identities.
+        identities: split -> number of identities asked about.
+        images: of all conversations.
+        split: where the split of the images came from, noted by the recipe.
+    """
+
+    encoder: dict[str, str]
+    category: str
+    rules: list[dict[str, Any]]
+    tau: dict[str, dict[str, float]]
+    skipped: dict[str, dict[str, dict[str, int]]]
+    quantiles: dict[str, dict[str, float]]
+    unreadable: list[str]
+    copies: list[str]
+    disputed: list[str]
+    identities: dict[str, int]
+    images: ImageCount
+    split: dict[str, str | float]
+
+
 class Conversations:
     """Conversations over the images below a folder; no image is held.
 
     Args:
         root: folder that all paths are relative to.
         table: a row for each conversation.
-        meta: what they were made from: `encoder` (name and sha256 of its weights), `category`, `rules`, `tau` (split ->
-            level -> threshold in force), `skipped` (split -> level -> reason -> queries), `quantiles` (split -> share
-            of the pairs of two identities -> similarity), `unreadable` images, `copies` and `disputed` images that were
-            left out (see `zoo.conversations.build`), `identities` (split -> how many), `images` (how many, and a sha256
-            over sorted "path sha256" lines), and what else its maker noted; plain as JSON has it. A selection keeps
-            those of the whole.
+        meta: what they were made from. A selection keeps that of the whole.
     """
 
-    def __init__(self, root: Path, table: pa.Table, meta: Mapping[str, Any]) -> None:
-        self.root, self.meta = Path(root), json.loads(json.dumps(meta))  # as a file gives it back
+    def __init__(self, root: Path, table: pa.Table, meta: ManifestMeta) -> None:
+        self.root = Path(root)
+        self.meta: ManifestMeta = json.loads(json.dumps(meta))  # as a file gives it back
         self._table = table.cast(SCHEMA).combine_chunks()
 
     def __len__(self) -> int:
@@ -164,18 +198,18 @@ class Conversations:
         for split, skipped in self.meta["skipped"].items():
             if (self.column("split") == split).any():
                 continue
-            said = f"There is no {self.meta['category']} conversation in the {split} split"
+            sentence = f"There is no {self.meta['category']} conversation in the {split} split"
             identities = self.meta.get("identities", {}).get(split, k + spare)
             if identities >= k + spare:
-                said += f"; queries skipped: {skipped}. Lower --tau, --tau_quantile or --k, or add images."
+                sentence += f"; queries skipped: {skipped}. Lower --tau, --tau_quantile or --k, or add images."
             else:
                 smaller = f", or mine with --k {identities - spare}" if identities - spare > 1 else ""
-                said += f": it has {identities} identities, and a gallery needs {k + spare}. Add some{smaller}."
-            sentences.append(said)
+                sentence += f": it has {identities} identities, and a gallery needs {k + spare}. Add some{smaller}."
+            sentences.append(sentence)
         return sentences
 
     def check(self, encoder: str | Path | None = None, images: bool = True, workers: int = 8) -> None:
-        """Refuse to go on with conversations that are not what they seem.
+        """Refuse conversations that do not fit an encoder or the images they were made from.
 
         Args:
             encoder: name on the shelf, folder or hub id that they have to be mined with; None for any.
@@ -199,9 +233,10 @@ class Conversations:
             missing = [path for path, value in found.items() if value is None]
             changed = [path for path, value in found.items() if value is not None and value != expected[path]]
             if missing or changed:
-                said = [f"{len(p)} {w} (such as {p[0]})" for p, w in ((missing, "missing"), (changed, "changed")) if p]
+                both = (missing, "missing"), (changed, "changed")
+                counts = [f"{len(paths)} {what} (such as {paths[0]})" for paths, what in both if paths]
                 raise ValueError(
-                    f"Of {len(expected)} images of these conversations below {self.root}, {' and '.join(said)}. "
+                    f"Of {len(expected)} images of these conversations below {self.root}, {' and '.join(counts)}. "
                     "Restore the images, give the right root, or mine the conversations again."
                 )
 
@@ -237,7 +272,7 @@ class Conversations:
 
         Args:
             path: .parquet or .jsonl.
-            root: folder of the images; None where the manifest says where it is.
+            root: folder of the images; None where the manifest has it.
 
         Raises:
             FileNotFoundError: no such file.
@@ -313,7 +348,7 @@ def _read_jsonl(path: Path) -> tuple[Any, pa.Table | None]:
 
 
 def _place(root: Path, folder: Path) -> dict[str, str]:
-    """Where the root is, seen from a manifest in this folder, if that can be said at all."""
+    """The root as a manifest in this folder records it; empty where the two have nothing in common."""
     here, there, drawn = (Path(os.path.abspath(path)) for path in (folder, root, worlds()))
     if there.is_relative_to(here) or here.is_relative_to(there):
         return {"root": Path(os.path.relpath(there, here)).as_posix()}
@@ -337,7 +372,7 @@ def _root(head: Mapping[str, Any], table: pa.Table, path: Path) -> Path:
             return root
         tried = f": {root / image} is not there"
     raise ValueError(
-        f"{path} does not lie beside its images and cannot say where they are{tried}. "
+        f"{path} does not lie beside its images and does not record where they are{tried}. "
         f"Give their folder: --data.galleries '[{{manifest: {path}, root: PHOTOS}}]', or root=PHOTOS in Python."
     )
 
@@ -358,5 +393,5 @@ def hashes(root: Path, paths: Sequence[str], workers: int = 8, progress: bool = 
 
 
 def signature(entry: Card) -> dict[str, str]:
-    """What a manifest knows an encoder by."""
+    """What a manifest records of an encoder."""
     return {"name": entry.name, "sha256": entry.weights.sha256}
