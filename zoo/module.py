@@ -99,7 +99,8 @@ class ZooModule(LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """What a run of this root always has: the model and the data module are connected."""
-        return [Connect()]
+        attached = any(isinstance(callback, Connect) for callback in getattr(self.trainer, "callbacks", ()))
+        return [] if attached else [Connect()]  # by an earlier run of the same trainer
 
     # ------------------------------------------------------------------ rebuilding
 

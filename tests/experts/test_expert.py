@@ -118,8 +118,8 @@ def test_what_is_saved_is_tested_as_it_was(photos, tmp_path):
     model, run = expert(category="pet"), trainer()
     run.fit(model, data(photos))
     run.test(model, data(photos), verbose=False)
-    card = model.save_component(tmp_path / "expert", name=" my/pets!", recipe="python -m x", scores=model.scores)
-    assert (card.name, card.category, card.recipe) == ("my_pets_", "pet", "python -m x")
+    card = model.save_component(tmp_path / "expert", name="my_pets", recipe="python -m x", scores=model.scores)
+    assert (card.name, card.category, card.recipe) == ("my_pets", "pet", "python -m x")
     assert card.training_data.startswith(f"{photos.name}: train ")
     assert list(card.scores[0].values)[:2] == ["rank1", "mAP"]
     assert card.scores[0].values["mAP"] == round(model.scores[ScoreName("mAP")], 4)

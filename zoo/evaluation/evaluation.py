@@ -14,7 +14,7 @@ from zoo.contracts import IdentityBatch, IdentityEncoder
 from zoo.data.index import TESTED, IdentityIndex
 from zoo.evaluation.embeddings import Embedded
 from zoo.evaluation.protocol import Protocol
-from zoo.evaluation.saving import card_score, component_name, data_names
+from zoo.evaluation.saving import card_score, data_names
 from zoo.evaluation.scorer import RetrievalScorer
 from zoo.module import Optim, ZooModule
 from zoo.scores import Scores
@@ -57,6 +57,8 @@ class Evaluation(ZooModule):
     """
 
     calibrates = True  # the threshold
+    component_folder = "expert"
+    calibrates = True
     component_folder = "expert"
     category: str | None = None
     start: str = "start"
@@ -250,14 +252,14 @@ class Evaluation(ZooModule):
 
         Args:
             folder: where to; one that exists is replaced.
-            name: of the component; characters that a card's name may not have are replaced.
+            name: of the component, as a card may have it.
             recipe: the command that made it.
             scores: of its test, where there was one.
         """
         return save(
             self.encoder,
             folder,
-            name=component_name(name),
+            name=name,
             overwrite=True,
             category=self.category or "",
             head=self.head_to_keep(),

@@ -1,6 +1,5 @@
 """What the card of a trained encoder states of its data and scores."""
 
-import re
 from datetime import date
 
 import numpy as np
@@ -10,11 +9,6 @@ from zoo.data.index import IdentityIndex
 from zoo.scores import ScoreName, Scores
 
 _IN_PARTS = ("rank1", "mAP")  # the scores that a card also lists for each group and each source
-
-
-def component_name(text: str) -> str:
-    """A name that a card may have, made from any text."""
-    return re.sub(r"[^A-Za-z0-9._+-]+", "_", text).lstrip("._+-") or "expert"
 
 
 def data_names(index: IdentityIndex) -> str:
