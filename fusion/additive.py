@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fusion.identity import IdentityMLP
-from zoo.contracts import FusionAdapter
+from zoo.contracts import FusionAdapter, FusionVariant
 
 Similarity = Literal["cosine", "plain_cosine", "dot", "scaled_dot"]
 
@@ -35,6 +35,12 @@ class AdditiveFusion(FusionAdapter):
     Raises:
         ValueError: an unknown similarity.
     """
+
+    variants = {
+        "additive": FusionVariant({"similarity": "cosine", "rescale": True}),
+        "additive_unscaled": FusionVariant({"similarity": "cosine", "rescale": False}),
+        "additive_literal": FusionVariant({"similarity": "plain_cosine", "rescale": False, "gate": False}),
+    }
 
     def __init__(
         self,

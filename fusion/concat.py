@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fusion.identity import IdentityMLP
-from zoo.contracts import FusionAdapter
+from zoo.contracts import FusionAdapter, FusionVariant
 
 
 class ConcatFusion(FusionAdapter):
@@ -24,6 +24,8 @@ class ConcatFusion(FusionAdapter):
         hidden: width inside the MLP; null for that of a token.
         gate: multiply the update by a scalar that is learned from 0.
     """
+
+    variants = {"concat": FusionVariant()}
 
     def __init__(self, token_dim: int, identity_dim: int, hidden: int | None = None, gate: bool = True) -> None:
         super().__init__(token_dim, identity_dim, gate)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fusion.identity import IdentityMLP
-from zoo.contracts import FusionAdapter
+from zoo.contracts import FusionAdapter, FusionVariant
 
 
 class CrossAttentionFusion(FusionAdapter):
@@ -29,6 +29,11 @@ class CrossAttentionFusion(FusionAdapter):
     Raises:
         ValueError: heads that do not divide token_dim, or no slot.
     """
+
+    variants = {
+        "cross_attention": FusionVariant({"slots": 4, "heads": 4}),
+        "patch_attention": FusionVariant({"slots": 1, "heads": 4}, patch_tokens=True),
+    }
 
     def __init__(
         self,

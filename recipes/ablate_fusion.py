@@ -9,43 +9,34 @@ table.md and ablation.png, which is in TensorBoard, too.
 
 import argparse
 import hashlib
-import io
 import json
-import logging
 import os
 import shlex
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import redirect_stdout
 from dataclasses import dataclass, field
+from inspect import signature
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import yaml
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 
+import fusion
 import zoo
 import zoo.world
 from recipes import vlm_stage1
+from recipes.cli import parse
 from recipes.outcome import DEFAULT, NONE, Outcome
 from zoo.cards import CardError
+from zoo.contracts import FusionAdapter
+from zoo.scores import ScoreName, Scores, from_records, to_records
+from zoo.vlm.match import MatchData, MatchStage
+from zoo.vlm.stage import default_experts
+from zoo.vlm.tasks.match import default_worlds
 
-#: adapter -> class, the arguments in which it differs from others, and whether it sees the experts' patch tokens
-ADAPTERS: dict[str, tuple[str, dict[str, Any], bool]] = {
-    "additive": ("fusion.AdditiveFusion", {"similarity": "cosine", "rescale": True}, False),
-    "additive_unscaled": ("fusion.AdditiveFusion", {"similarity": "cosine", "rescale": False}, False),
-    "additive_literal": (
-        "fusion.AdditiveFusion",
-        {"similarity": "plain_cosine", "rescale": False, "gate": False},
-        False,
-    ),
-    "concat": ("fusion.ConcatFusion", {}, False),
-    "cross_attention": ("fusion.CrossAttentionFusion", {"slots": 4, "heads": 4}, False),
-    "patch_attention": ("fusion.CrossAttentionFusion", {"slots": 1, "heads": 4}, True),
-}
 FACTORS = {
     "adapter": "additive, unscaled and literal (eqs. 3 and 4 as printed), concat, attention to identities or patches",
     "encoder": "the category's expert, or the general encoder for all (Table 5)",
@@ -111,7 +102,7 @@ class Cell:
             return None
         return found if isinstance(found, dict) and found.get("key") == self.key else None
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> Scores:
         """Train and test, and keep the scores beside the run.
 
         Raises:
@@ -124,13 +115,17 @@ class Cell:
         if len(results) != 1:
             raise RuntimeError("The run has tested nothing: a dry run, or one that was stopped early.")
         (scores,) = results.values()
-        record = {"key": self.key, "command": self.command, "seconds": round(time.monotonic() - start, 1)}
-        record |= {"scores": scores, "base": base}
+        record: dict[str, Any] = {
+            "key": self.key,
+            "command": self.command,
+            "seconds": round(time.monotonic() - start, 1),
+        }
+        record |= {"scores": to_records(scores), "base": to_records(base or {})}
         self.folder.mkdir(parents=True, exist_ok=True)
         part = self.folder / "results.json.part"
         part.write_text(json.dumps(record, indent=1))
         os.replace(part, self.folder / "results.json")
-        return record
+        return scores
 
 
 # ---------------------------------------------------------------------- what is run
@@ -143,14 +138,9 @@ def default_config(extra: list[str]) -> dict[str, Any]:
         ValueError: there are no experts to ablate, or a run would take several devices.
         SystemExit: flags that stage 1 does not understand.
     """
-    logging.basicConfig(format="%(message)s", stream=sys.stdout)  # else the recipe's would write to the text below
-    with redirect_stdout(io.StringIO()) as text:
-        try:
-            vlm_stage1.main([*LEADING, *extra, "--print_config"])
-        except SystemExit as end:
-            if end.code:
-                raise
-    config = yaml.safe_load(text.getvalue())
+    config = parse(MatchStage, MatchData, vlm_stage1.RECIPE, [*LEADING, *extra])
+    if config["model"]["experts"] == "default":
+        config["model"]["experts"] = default_experts()
     if not config["model"]["experts"] or not config["model"]["fusion"]:
         raise ValueError(
             f"The default has experts {config['model']['experts']} and fusion {config['model']['fusion']}: there is "
@@ -174,14 +164,14 @@ def choices_of(model: Mapping[str, Any], general: str) -> dict[str, dict[str, tu
     given = model["fusion"]["init_args"]
     kept = {name: given[name] for name in ("hidden", "gate") if name in given}  # every adapter has these
     own, adapters = "", {}
-    for name, (cls, arguments, patches) in ADAPTERS.items():
-        stated = {"hidden": None, "gate": True} | kept | arguments
-        same_class = model["fusion"]["class_path"].rpartition(".")[2] == cls.rpartition(".")[2]
-        if same_class and stated == given and patches == model["patch_tokens"]:
+    for name, (adapter, variant) in fusion.variants().items():
+        stated = _shared(adapter) | kept | variant.arguments
+        same_class = model["fusion"]["class_path"].rpartition(".")[2] == adapter.__name__
+        if same_class and stated == given and variant.patch_tokens == model["patch_tokens"]:
             own = name
             continue
-        fusion = json.dumps({"class_path": cls, "init_args": stated})
-        adapters[name] = (f"--model.fusion={fusion}", f"--model.patch_tokens={str(patches).lower()}")
+        setting = json.dumps({"class_path": f"{adapter.__module__}.{adapter.__qualname__}", "init_args": stated})
+        adapters[name] = (f"--model.fusion={setting}", f"--model.patch_tokens={str(variant.patch_tokens).lower()}")
     before = model["before_projector"]
     general_for_all = json.dumps(dict.fromkeys(model["experts"], general))
     where = {True: "before", False: "after"}
@@ -190,6 +180,12 @@ def choices_of(model: Mapping[str, Any], general: str) -> dict[str, dict[str, tu
         "encoder": {"expert": (), "general": (f"--model.experts={general_for_all}",)},
         "where": {where[before]: (), where[not before]: (f"--model.before_projector={str(not before).lower()}",)},
     }
+
+
+def _shared(adapter: type[FusionAdapter]) -> dict[str, Any]:
+    """The defaults of the arguments that most adapters have, as far as this one has them."""
+    known = signature(adapter).parameters
+    return {name: known[name].default for name in ("hidden", "gate") if name in known}
 
 
 def variants_of(choices: Mapping[str, Mapping[str, tuple[str, ...]]], grid: bool) -> list[Variant]:
@@ -229,7 +225,7 @@ def cells_of(variants: list[Variant], options: argparse.Namespace, config: Mappi
     model = config["model"]
     cards = [model["vlm"], *model["experts"].values(), config["data"]["encoder"]]
     manifests = [_hash_of([Path(source["manifest"])]) for source in config["data"]["galleries"] or []]
-    used = [[_weights(card) for card in cards], manifests, _wings(config["data"]["world"] or {})]
+    used = [[_weights(card) for card in cards], manifests, _versions(config["data"]["world"] or {})]
     settings = json.dumps([config, used], sort_keys=True, default=str)
     cells = []
     for seed, variant in product(dict.fromkeys(options.seeds), variants):
@@ -263,9 +259,11 @@ def _hash_of(files: list[Path]) -> str:
     return " ".join(hashes)
 
 
-def _wings(world: Mapping[str, Any]) -> list[int]:
-    """Versions of how the wings of the world are drawn; 0 of those that are not the zoo's."""
-    names = [wing["class_path"].rpartition(".")[2] for wing in world.values()]
+def _versions(world: Mapping[str, Any] | str) -> list[int]:
+    """Versions of how the worlds are drawn; 0 of those that are not the zoo's."""
+    if world == "default":
+        return [own.VERSION for own in default_worlds().values()]
+    names = [own["class_path"].rpartition(".")[2] for own in cast(Mapping[str, Any], world).values()]
     return [getattr(getattr(zoo.world, name, None), "VERSION", 0) for name in names]
 
 
@@ -280,16 +278,16 @@ def run_cells(cells: list[Cell], console: Console) -> dict[str, str]:
     for number, cell in enumerate(waiting, 1):
         console.rule(f"{number} of {len(waiting)}: {cell.variant.name}, seed {cell.seed}")
         try:
-            said = f"{100 * cell.run()['scores']['test/accuracy']:.1f} % right"
+            outcome = f"{100 * cell.run()[ScoreName('accuracy')]:.1f} % right"
         except (Exception, SystemExit) as error:
             cause = error.__context__ or error if isinstance(error, SystemExit) else error
             if isinstance(error, SIGTERMException) or isinstance(cause, KeyboardInterrupt):
                 raise KeyboardInterrupt from None  # what Lightning makes a SystemExit of
             failed[cell.folder.name] = f"{type(cause).__name__}: {cause}".partition("\n")[0]
-            said = f"failed, {failed[cell.folder.name]}"
+            outcome = f"failed, {failed[cell.folder.name]}"
         spent = time.monotonic() - start
         left = spent / number * (len(waiting) - number)
-        line = f"{cell.variant.name}, seed {cell.seed}: {said}. {_clock(spent)} so far, about {_clock(left)} left"
+        line = f"{cell.variant.name}, seed {cell.seed}: {outcome}. {_clock(spent)} so far, about {_clock(left)} left"
         console.print(line)
     return failed
 
@@ -300,16 +298,17 @@ def _clock(seconds: float) -> str:
 
 def outcome_of(cells: list[Cell], grid: bool) -> Outcome:
     """What the finished cells have found."""
-    runs: dict[str, dict[int, dict[str, float]]] = {cell.variant.name: {} for cell in cells if not cell.variant.level}
-    single: dict[str, dict[str, dict[int, dict[str, float]]]] = {
+    runs: dict[str, dict[int, Scores]] = {cell.variant.name: {} for cell in cells if not cell.variant.level}
+    single: dict[str, dict[str, dict[int, Scores]]] = {
         cell.variant.level: {NONE: {}, DEFAULT: {}} for cell in cells if cell.variant.level
     }
-    base: dict[int, dict[str, float]] = {}
+    base: dict[int, Scores] = {}
     for cell in cells:
         variant, result = cell.variant, cell.result()
         if result is not None:
-            (single[variant.level][variant.of] if variant.level else runs[variant.name])[cell.seed] = result["scores"]
-            base |= {cell.seed: result["base"]} if result["base"] else {}
+            own = single[variant.level][variant.of] if variant.level else runs[variant.name]
+            own[cell.seed] = from_records(result["scores"])
+            base |= {cell.seed: from_records(result["base"])} if result["base"] else {}
     labels = {cell.variant.name: cell.variant.labels for cell in cells if not cell.variant.level}
     return Outcome(runs, base, labels, grid, single)
 

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -139,6 +139,18 @@ class PaddedImages:
         return packed.index_copy(0, self.rows, padded.flatten(0, 1)[self.slots])
 
 
+class FusionVariant(NamedTuple):
+    """A setting of an adapter that ablations compare with others.
+
+    Args:
+        arguments: in which it differs from other adapters and from the defaults.
+        patch_tokens: whether it takes the expert's patch tokens instead of one vector.
+    """
+
+    arguments: dict[str, Any] = {}
+    patch_tokens: bool = False
+
+
 class FusionAdapter(ZooModule):
     """Turns an expert's identity vectors of an image into an update of the image's tokens.
 
@@ -155,6 +167,8 @@ class FusionAdapter(ZooModule):
         gate: multiply the update by a scalar that is learned from 0, so that an untrained adapter changes nothing.
     """
 
+    #: name -> setting that ablations compare; none leaves an adapter to them with its defaults, by its class's name
+    variants: ClassVar[dict[str, FusionVariant]] = {}
     gate: nn.Parameter | None
 
     def __init__(self, token_dim: int, identity_dim: int, gate: bool = True) -> None:

@@ -18,9 +18,9 @@ from zoo.cards import card
 from zoo.conversations.manifest import SCHEMA, Conversations, hashes
 from zoo.data.images import image_size
 from zoo.vlm.component import save_vlm
-from zoo.vlm.data import ConversationData, GallerySource
-from zoo.vlm.match import MatchStage
+from zoo.vlm.match import MatchData, MatchStage
 from zoo.vlm.small.model import small_processor, small_tokenizer, small_vlm
+from zoo.vlm.tasks.match import GallerySource
 
 ENCODER = "general_mobilenetv3s050.world"
 EXPERTS = {"pet": "pet_mobilenetv3s050.world", "object": "object_mobilenetv3s050.world"}
@@ -105,13 +105,13 @@ def rows(split: str, count: int, k: int = 3, level: str = "tau=0.5") -> list[tup
     return [(split, level, k, n % k + 1) for n in range(count)]
 
 
-def data_of(*collections: Conversations, **options: Any) -> ConversationData:
+def data_of(*collections: Conversations, **options: Any) -> MatchData:
     """Data of conversations, by way of manifests beside their images."""
     sources = []
     for conversations in collections:
         conversations.save(conversations.root / "manifest.parquet")
         sources.append(GallerySource(str(conversations.root / "manifest.parquet")))
-    return ConversationData(sources, **{"batch_size": 4, "eval_batch_size": 4, "workers": 0, **options})
+    return MatchData(sources, **{"batch_size": 4, "eval_batch_size": 4, "workers": 0, **options})
 
 
 def stage(**options: Any) -> MatchStage:
@@ -126,7 +126,7 @@ def trainer(folder: Path, **options: Any) -> Trainer:
     return Trainer(default_root_dir=folder, accelerator="cpu", **{"max_epochs": 1, **quiet, **options})
 
 
-def attached(model: MatchStage, data: ConversationData, folder: Path) -> MatchStage:
+def attached(model: MatchStage, data: MatchData, folder: Path) -> MatchStage:
     """The model and data set up, for steps that are called by hand."""
     run = trainer(folder)
     run.strategy.connect(model)
@@ -134,13 +134,15 @@ def attached(model: MatchStage, data: ConversationData, folder: Path) -> MatchSt
     run._data_connector.attach_datamodule(model, datamodule=data)
     data.trainer = run
     data.setup()
+    data.connect(model)
+    model.connect(data)
     model.configure_model()
     model.log = lambda *args, **options: None  # type: ignore[method-assign]
     return model
 
 
-def scores_of(folder: Path, data: ConversationData, **options: Any) -> dict[str, float]:
-    """What a test of stage 1 gives."""
+def scores_of(folder: Path, data: MatchData, **options: Any) -> dict[str, float]:
+    """Name as it is logged -> score, of a test of stage 1."""
     return dict(trainer(folder).test(stage(**options), data, verbose=False)[0])
 
 

@@ -1,18 +1,11 @@
 """Evaluator: scores a model on a list of tasks, each by its own metric and beside its own trivial baselines."""
 
 from collections.abc import Sequence
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
-
-from lightning import Trainer
 
 from zoo.scores import Scores
 from zoo.vlm.batch import VLMBatch
 from zoo.vlm.fused import TowerFeatures
 from zoo.vlm.tasks.task import Answering, Task
-
-if TYPE_CHECKING:
-    from zoo.vlm.answer_stage import AnswerStage
 
 
 class Evaluator:
@@ -48,38 +41,3 @@ class Evaluator:
             for task, scorer in zip(self.tasks, self.scorers, strict=True)
             for key, value in scorer.compute().items()
         }
-
-
-def evaluate(
-    stage: "AnswerStage",
-    tasks: Sequence[Task],
-    split: str = "test",
-    batch_size: int = 32,
-    workers: int = 1,
-    trainer: Trainer | None = None,
-) -> Scores:
-    """Score a stage on any tasks.
-
-    Args:
-        stage: trained or not.
-        tasks: one or more.
-        split: val or test.
-        batch_size: conversations in a batch, on each process.
-        workers: processes that decode, on each process.
-        trainer: on which devices; None for one that logs nothing.
-
-    Raises:
-        ValueError: another split, or a task without an item in it.
-    """
-    from zoo.vlm.data import TaskData
-
-    if split not in ("val", "test"):
-        raise ValueError(f"split is {split!r}. Give val or test.")
-    data = TaskData(list(tasks), eval_batch_size=batch_size, workers=workers)
-    with TemporaryDirectory() as folder:
-        trainer = trainer or Trainer(
-            default_root_dir=folder, logger=False, enable_checkpointing=False, enable_model_summary=False
-        )
-        run = trainer.validate if split == "val" else trainer.test
-        run(stage, data, verbose=False)
-    return stage.scores
