@@ -23,7 +23,7 @@ import yaml
 from jsonargparse import set_parsing_settings
 from lightning import LightningDataModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from rich.console import Console
 
@@ -198,10 +198,6 @@ class RecipeCLI(LightningCLI):
     # ------------------------------------------------------------------ running
 
     def before_fit(self) -> None:
-        if not getattr(self.datamodule, "validates", True):
-            for checkpoint in self.trainer.checkpoint_callbacks:
-                if isinstance(checkpoint, ModelCheckpoint) and str(checkpoint.monitor).startswith("val/"):
-                    checkpoint.monitor = None  # the last epoch counts as the best
         if self.trainer.log_dir and not self.is_dry_run:
             last = Path(self.trainer.log_dir) / "checkpoints" / "last.ckpt"
             self.print(f"If interrupted, go on with:\n  {self._command('fit', f'--ckpt_path={last}')}")

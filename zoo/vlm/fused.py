@@ -16,6 +16,7 @@ from zoo.vlm.batch import IGNORED, VLMBatch
 from zoo.vlm.families import family_of
 
 _ROWS_AT_ONCE = 2**14  # of a head
+_CACHE_NAMES = ("cache", "past_key_values")  # of keys and values; the latter in transformers before 5.24
 
 
 @dataclass
@@ -230,10 +231,11 @@ class FusedVLM(ZooModule):
         with self._reading(batch, self.image_features(batch, features)) as inputs:
             positions = self.family.prompt_positions(batch.attention_mask)
             prompt = inner(**inputs, position_ids=positions, use_cache=True)
-        cache = prompt.past_key_values
+        name = next(key for key in _CACHE_NAMES if key in prompt)
+        cache = prompt[name]
         cache.batch_repeat_interleave(count)
         positions = self.family.next_positions(self.vlm, mask, longest)
-        after = inner(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True)
+        after = inner(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, **{name: cache})
         before = prompt[0][:, -1:].repeat_interleave(count, 0)
         logits = exact_logits(head, torch.cat([before, after[0][:, :-1]], dim=1))
         scores = logits.log_softmax(-1).gather(2, ids[..., None])[..., 0].masked_fill(~there, 0).sum(1)

@@ -7,7 +7,17 @@ results = follow_fit(trainer, model, data).results
 
 from zoo.training.callbacks.control import ControlRun
 from zoo.training.callbacks.follow import AfterFit, FinishedFit, callbacks_of, follow_fit
+from zoo.training.callbacks.last_is_best import LastIsBest
 from zoo.training.callbacks.save import SaveComponent
 from zoo.training.callbacks.test_beside import TestBeside
 
-__all__ = ["AfterFit", "ControlRun", "FinishedFit", "SaveComponent", "TestBeside", "callbacks_of", "follow_fit"]
+__all__ = [
+    "AfterFit",
+    "ControlRun",
+    "FinishedFit",
+    "LastIsBest",
+    "SaveComponent",
+    "TestBeside",
+    "callbacks_of",
+    "follow_fit",
+]

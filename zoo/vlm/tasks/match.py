@@ -170,6 +170,8 @@ class MatchTask(ChoiceTask[Conversation]):
 
     def rows(self, split: str) -> np.ndarray:
         """(N, 2) int64 collection and number of every conversation of a split."""
+        if not self.conversations:
+            raise RuntimeError("The conversations are not there yet. Call setup() before asking for their rows.")
         if split not in self._rows:
             parts = [
                 np.stack([np.full(len(own), number), own], axis=1)
