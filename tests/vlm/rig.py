@@ -24,7 +24,7 @@ from zoo.vlm.tasks.match import GallerySource
 
 ENCODER = "general_mobilenetv3s050.world"
 EXPERTS = {"pet": "pet_mobilenetv3s050.world", "object": "object_mobilenetv3s050.world"}
-# Nothing is said of products: their brackets take more tokens than those of pets.
+# Without products: their brackets take more tokens than those of pets.
 TEXTS = ["[Pet 3] [None] Which pet is the query? Answer with one bracket. Query"] * 5
 
 _KEPT = tempfile.TemporaryDirectory(prefix="tiny_base_")
@@ -70,7 +70,7 @@ def galleries(
         category: of the expert.
         rows: split, level, K and answer of each.
         identities: how many there are to draw from, in each split.
-        encoder: what the manifest says it was mined with.
+        encoder: card that the manifest was mined with.
         seed: of photos and galleries.
     """
     splits = list(dict.fromkeys(split for split, *_ in rows))
@@ -115,7 +115,7 @@ def data_of(*collections: Conversations, **options: Any) -> MatchData:
 
 
 def stage(**options: Any) -> MatchStage:
-    """Stage 1 on the tiny base, with two experts unless told otherwise."""
+    """Stage 1 on the tiny base, by default with two experts."""
     return MatchStage(**{"vlm": base(), "experts": EXPERTS, "fusion": AdditiveFusion, **options})
 
 
