@@ -11,7 +11,7 @@ from torchmetrics import MeanMetric
 import zoo
 from experts.heads import ArcFaceHead, IdentityHead
 from experts.losses import BatchHardTriplet, MetricLoss
-from experts.start import start_name, starting_encoder
+from experts.start import Start, start_name, starting_encoder
 from zoo.cards import fill, load_tensors
 from zoo.cards.shelf import HEAD
 from zoo.categories import find_category
@@ -34,12 +34,13 @@ class Expert(Evaluation):
         category: what kind of instances it distinguishes, an entry of `zoo.categories`; its card states it.
         backbone: name of a timm architecture, `arch.tag` or hub id; null for mobilenetv3_small_050.
         pretrained: start from published weights.
-        size: input height and width in pixels, or one number for both; null takes the backbone's own.
+        size: input height and width in pixels, or one number for both; null takes that of the start, which is the
+            backbone's own where training starts from scratch.
         pool: pooling that timm knows for this backbone; null takes its own.
         neck: bnneck, or null to classify and embed the pooled features as they are.
         options: what else the architecture takes, such as drop_path_rate.
-        init_from: name or folder of a card to go on from; it brings its own architecture, so it excludes
-            backbone, pretrained, pool and options.
+        init_from: name or folder of a card to go on from, or one with the size to take it at; it brings its own
+            architecture, so it excludes backbone, pretrained, pool and options.
         head: the classifier, called with (number of identities, width of an embedding).
         metric_loss: makes a loss over the pairs of a global batch; null for none.
         head_weight: weight of the classifier's loss.
@@ -61,7 +62,7 @@ class Expert(Evaluation):
         pool: str | None = None,
         neck: Literal["bnneck"] | None = "bnneck",
         options: dict[str, Any] | None = None,
-        init_from: str | None = None,
+        init_from: str | Start | None = None,
         head: Callable[[int, int], IdentityHead] = ArcFaceHead,
         metric_loss: Callable[[], MetricLoss] | None = BatchHardTriplet,
         head_weight: float = 1.0,
@@ -72,11 +73,12 @@ class Expert(Evaluation):
     ) -> None:
         if category is not None:
             find_category(category)
-        encoder = starting_encoder(init_from, backbone, pretrained, size, pool, neck, options)
+        start = Start.of(init_from)
+        encoder = starting_encoder(start, backbone, pretrained, size, pool, neck, options)
         super().__init__(encoder, optim, freeze, protocol)
         self.save_plain_hyperparameters()
-        self.category, self.init_from = category, init_from
-        self.start = start_name(init_from, pretrained)
+        self.category, self.start = category, start_name(start, pretrained)
+        self.card = None if start is None else start.card
         # A plain function: copies of the module, as weight averaging makes them, share it; the command line's own
         # factories cannot be copied.
         self.make_head = lambda identities, width: head(identities, width)
@@ -91,8 +93,8 @@ class Expert(Evaluation):
         and takes its weights from a card here, or from a checkpoint in `on_load_checkpoint`."""
         if self.head is None and self.trainer.state.fn == "fit":
             self._make_head()
-        elif self.head is None and self._names_identities() and self.init_from is not None:
-            self._take_head_of_card(self.init_from)
+        elif self.head is None and self._names_identities() and self.card is not None:
+            self._take_head_of_card(self.card)
 
     def _names_identities(self) -> bool:
         return self.trainer.state.fn == "test" and len(self.index.rows("closed")) > 0

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import zoo
-from experts.start import start_name, starting_encoder
+from experts.start import Start, start_name, starting_encoder
 from zoo.data.dataset import classes_of
 from zoo.evaluation import Evaluation, Protocol
 
@@ -22,12 +22,13 @@ class GeneralEncoder(Evaluation):
         attributes: columns of the index to learn; null for all of them.
         backbone: name of a timm architecture, `arch.tag` or hub id; null for mobilenetv3_small_050.
         pretrained: start from published weights.
-        size: input height and width in pixels, or one number for both; null takes the backbone's own.
+        size: input height and width in pixels, or one number for both; null takes that of the start, which is the
+            backbone's own where training starts from scratch.
         pool: pooling that timm knows for this backbone; null takes its own.
         neck: bnneck, or null to classify and embed the pooled features as they are.
         options: what else the architecture takes, such as drop_path_rate.
-        init_from: name or folder of a card to go on from; it brings its own architecture, so it excludes
-            backbone, pretrained, pool and options.
+        init_from: name or folder of a card to go on from, or one with the size to take it at; it brings its own
+            architecture, so it excludes backbone, pretrained, pool and options.
         optim: optimiser and schedule.
         freeze: what does not train, by name; `*` matches anything.
         protocol: how the encoder is tested.
@@ -44,15 +45,16 @@ class GeneralEncoder(Evaluation):
         pool: str | None = None,
         neck: Literal["bnneck"] | None = "bnneck",
         options: dict[str, Any] | None = None,
-        init_from: str | None = None,
+        init_from: str | Start | None = None,
         optim: zoo.Optim = zoo.Optim(),  # noqa: B008  (frozen)
         freeze: list[str] | None = None,
         protocol: Protocol = Protocol(),  # noqa: B008  (frozen)
     ) -> None:
-        encoder = starting_encoder(init_from, backbone, pretrained, size, pool, neck, options)
+        start = Start.of(init_from)
+        encoder = starting_encoder(start, backbone, pretrained, size, pool, neck, options)
         super().__init__(encoder, optim, freeze, protocol)
         self.save_plain_hyperparameters()
-        self.attributes, self.start = attributes, start_name(init_from, pretrained)
+        self.attributes, self.start = attributes, start_name(start, pretrained)
         self.columns: list[int] = []
         self.heads: nn.ModuleList | None = None
 
