@@ -18,7 +18,7 @@ def loaded() -> dict[str, tuple[Any, Any]]:
 
 @pytest.fixture(params=FAMILIES)
 def made(request: pytest.FixtureRequest, loaded: dict[str, tuple[Any, Any]]) -> tuple[Any, VLMProcessor]:
-    """A model and its batches' maker."""
+    """A model and the processor that makes its batches."""
     model, processor = loaded[request.param]
     return model, VLMProcessor(processor, family_of(model.config), model.config)
 
@@ -29,21 +29,21 @@ def qwen(loaded: dict[str, tuple[Any, Any]]) -> tuple[Any, Any, Any]:
     return processor, family_of(model.config), model.config
 
 
-def talk(*parts: Any, answer: str = "[Pet 2]", source: Any = "talk", **more: Any) -> Example:
+def talk(*parts: Any, answer: str = "[Pet 2]", item: Any = "talk", **more: Any) -> Example:
     """One user message of texts and images."""
     content = [
         {"type": "text", "text": part} if isinstance(part, str) else {"type": "image", "image": part} for part in parts
     ]
     number = sum(not isinstance(part, str) for part in parts)
-    keys = more.pop("keys", tuple(f"{source}/{n}.png" for n in range(number)))
-    return Example([{"role": "user", "content": content}], answer, source, keys, **more)
+    keys = more.pop("keys", tuple(f"{item}/{n}.png" for n in range(number)))
+    return Example([{"role": "user", "content": content}], answer, item, keys, **more)
 
 
 EXAMPLES = [
-    talk("[Pet 1]", picture(50, 20), "[Pet 2]", picture(33, 37), "Query", picture(20, 44), "Which?", source="three"),
-    talk("Query", picture(16, 16), "Which one of them is the query?", answer="[None]", source="one"),
-    talk("Say something.", answer="Something.", source="blind"),
-    talk("Both", picture(21, 40), picture(40, 21), source="two"),
+    talk("[Pet 1]", picture(50, 20), "[Pet 2]", picture(33, 37), "Query", picture(20, 44), "Which?", item="three"),
+    talk("Query", picture(16, 16), "Which one of them is the query?", answer="[None]", item="one"),
+    talk("Say something.", answer="Something.", item="blind"),
+    talk("Both", picture(21, 40), picture(40, 21), item="two"),
 ]
 
 
