@@ -1,27 +1,20 @@
 """The command line of every recipe: `python -m recipes.<recipe> {fit,validate,test,predict} [flags]`."""
 
-import atexit
-import ctypes
 import errno
-import logging
 import os
 import re
 import shlex
 import sys
 import traceback
-import warnings
 from collections.abc import Mapping
-from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
-import torch
 import yaml
-from jsonargparse import set_parsing_settings
-from lightning import LightningDataModule, Trainer
+from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -29,12 +22,12 @@ from rich.console import Console
 
 import zoo
 from recipes.flags import without_flags
+from recipes.process import set_up_process, use_cpu_well
 from recipes.tables import tables_of
 from zoo.module import ZooModule
 from zoo.scores import Scores
 from zoo.training.callbacks import ControlRun, SaveComponent, TestBeside, callbacks_of, follow_fit
 from zoo.training.checkpoints import read_checkpoint
-from zoo.world import World
 
 CONFIGS = Path(__file__).parent / "configs"
 _SUBCOMMANDS = ("fit", "validate", "test", "predict")
@@ -90,7 +83,7 @@ class RecipeCLI(LightningCLI):
         args: list[str],
         given: list[str],
     ) -> None:
-        self.recipe, self.given = recipe, given
+        self.root, self.recipe, self.given = model, recipe, given
         self.console = Console()
         self.results: dict[str, Scores] = {}
         self.kept: dict[str, Path] = {}
@@ -129,26 +122,24 @@ class RecipeCLI(LightningCLI):
             default=True,
             help="Test what the model is compared with, too: its start, random weights, the base model.",
         )
-        add(
-            "--control",
-            type=bool,
-            default=False,
-            help="Train the model's control, such as the same without experts, in a run of its own, and test it, too.",
-        )
-        add(
-            "--then",
-            type=str | None,
-            default=None,
-            help="YAML of a run that goes on from the component, laid over the YAML files of the recipe; a name is one "
-            "of recipes/configs. For recipes that have two parts.",
-        )
+        if self.root.control_name:
+            help = (
+                f"Train the same {self.root.control_name.replace('_', ' ')}, too, in a run of its own, to compare with."
+            )
+            add("--control", type=bool, default=False, help=help)
+        if self.recipe.second_part:
+            add(
+                "--then",
+                type=str | None,
+                default=None,
+                help="YAML of a run that goes on from the component; a name is one of recipes/configs. It is laid over "
+                "the YAML files of this run; the flags of the command line hold for both.",
+            )
         for key, callback in self.recipe.callbacks.items():
             parser.add_lightning_class_args(callback, key)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         self.config = parser.parse_args(cast(list[str], args))
-        for key, value in self.recipe.settings.items():
-            self.config[f"{self.config.subcommand}.{key}"] = value
 
     def _parse_ckpt_path(self) -> None:
         """Flags and YAML win over what a checkpoint was made with (stock Lightning: the other way round, silently);
@@ -225,6 +216,7 @@ class RecipeCLI(LightningCLI):
         suffix = f"_{self.model.control_name}"
         changed = {f"model.{key}": value for key, value in self.model.control.items()}
         changed |= {"name": self._get(self.config, "name") + suffix, "ckpt_path": None}
+        changed |= {"control": False, "baselines": False}
         changed |= {"trainer.default_root_dir": f"{trainer['default_root_dir']}{suffix}"}
         if hasattr(trainer["logger"], "init_args"):
             changed |= {"trainer.logger.init_args.name": changed["name"], "trainer.logger.init_args.version": None}
@@ -302,7 +294,7 @@ class ParsedCLI(RecipeCLI):
 class SaveRunConfig(SaveConfigCallback):
     """Keeps the configuration of training runs; testing an encoder leaves that of its training alone."""
 
-    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
             super().setup(trainer, pl_module, stage)
 
@@ -316,15 +308,13 @@ class Recipe:
         callbacks: flag -> callback of Lightning whose arguments are flags below it.
         use: the subcommand and flags that use the result of a fit; `{run}` is its folder, `{best}` its best checkpoint,
             `{component}` the folder of what it has saved.
-        over: a YAML that is laid over those of the recipe.
-        settings: flag -> value that is set whatever YAML files and the command line give.
+        second_part: whether a fit may be followed by one that goes on from its component, by the YAML of `--then`.
     """
 
     name: str
     callbacks: Mapping[str, type[Callback]] = field(default_factory=dict)
     use: str = ""
-    over: str | None = None
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    second_part: bool = False
 
 
 def run(
@@ -377,13 +367,13 @@ def _started(
     recipe: str | Recipe,
     args: list[str] | None,
 ) -> RecipeCLI:
-    _set_up_process()
+    set_up_process()
     recipe = Recipe(recipe) if isinstance(recipe, str) else recipe
     given = sys.argv[1:] if args is None else list(args)
     command = next((i for i, word in enumerate(given) if word in _SUBCOMMANDS), None)
     stacked = list(given)
     if command is not None:
-        stacked[command + 1 : command + 1] = [f"--config={path}" for path in config_files(recipe)]
+        stacked[command + 1 : command + 1] = [f"--config={path}" for path in config_files(recipe.name)]
     try:
         # In a context of its own: that of the process would keep the parser, and with it the model, until the next run.
         return copy_context().run(cli, model, data, recipe, stacked, given)
@@ -397,58 +387,17 @@ def _started(
         raise SystemExit(1) from None
 
 
-def config_files(recipe: Recipe) -> list[Path]:
+def config_files(recipe: str) -> list[Path]:
     """The YAML files that a recipe starts from, each laid over those before it: `base.yaml`; that of its family, the
-    part of its name before the first underscore (`expert.yaml` for `expert_pet`), where there is one; its own; and the
-    one that is laid over it, a path or a name in recipes/configs."""
-    names = dict.fromkeys(("base", recipe.name.partition("_")[0], recipe.name))
-    found = [path for path in (CONFIGS / f"{name}.yaml" for name in names) if path.is_file()]
-    if recipe.over is not None:
-        found.append(Path(recipe.over) if Path(recipe.over).is_file() else CONFIGS / f"{recipe.over}.yaml")
-    return found
+    part of its name before the first underscore (`expert.yaml` for `expert_pet`), where there is one; its own.
 
-
-def _set_up_process() -> None:
-    """Settings of the whole process; set again, they stay the same."""
-    set_parsing_settings(
-        omegaconf_absolute_to_relative_paths=True,  # else flags do not reach the values interpolated from them
-        subclasses_enabled=[World],  # of other dataclasses only the very class is accepted
-    )
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's, about torch
-    warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # scores are already of all ranks
-    warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")  # what is frozen is
-    atexit.unregister(_leave_group)
-    atexit.register(_leave_group)
-    logging.basicConfig(format="%(message)s", stream=sys.stdout)
-    logging.getLogger("zoo").setLevel(logging.INFO)
-
-
-def _leave_group() -> None:
-    """Stop the threads of distributed processes before the interpreter goes: it would be aborted by those that run."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    Args:
+        recipe: its name.
+    """
+    names = dict.fromkeys(("base", recipe.partition("_")[0], recipe))
+    return [path for path in (CONFIGS / f"{name}.yaml" for name in names) if path.is_file()]
 
 
 def _is_ours(error: RuntimeError) -> bool:
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return Path(frame.filename).is_relative_to(Path(zoo.__file__).parent)
-
-
-def use_cpu_well(workers: int) -> None:
-    """Share the cores between the model and the loaders, and keep freed memory for the next step.
-
-    Threads that wait for a core spin, which slows all of them down. And glibc hands large buffers back to the system
-    after every step, to fault them in again page by page in the next. Together this took 0.39 s a step of the default
-    recipe down to 0.15 s on two cores. OMP_NUM_THREADS wins over the choice made here.
-
-    Args:
-        workers: loaders that keep a core busy.
-    """
-    if "OMP_NUM_THREADS" not in os.environ:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        torch.set_num_threads(max(1, cores - workers))
-    with suppress(OSError, AttributeError):  # only glibc has it
-        trim_threshold, mmap_threshold = -1, -3
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(mmap_threshold, 2**30)
-        libc.mallopt(trim_threshold, 2**31 - 1)

@@ -81,8 +81,8 @@ class ZooModule(LightningModule):
     calibrates: bool = False
     #: folder of the component that a run keeps, within the run's
     component_folder: str = "component"
-    #: what is added to the name of a run for that of its control
-    control_name: str = "control"
+    #: what is added to the name of a run for that of its control, such as "without_experts"; "" where there is none
+    control_name: str = ""
 
     def __init__(
         self,

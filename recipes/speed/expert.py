@@ -16,7 +16,7 @@ from rich.table import Table
 from torch.utils.data import DataLoader, Dataset
 
 from experts.expert import Expert
-from recipes.cli import use_cpu_well
+from recipes.process import use_cpu_well
 from recipes.speed.measure import peak_megabytes_over_now, seconds
 from zoo import IdentityBatch
 from zoo.metrics import RetrievalMetrics, unit_norm

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import zoo.vlm.examples
 from fusion import AdditiveFusion
-from recipes.cli import use_cpu_well
+from recipes.process import use_cpu_well
 from recipes.speed.measure import Rise, now
 from recipes.speed.qwen3b import flops, sized
 from zoo.conversations.manifest import Conversation, Conversations

@@ -25,7 +25,7 @@ class ControlRun(AfterFit):
     def after_fit(self, fit: FinishedFit) -> None:
         if not fit.tests or not fit.model.control:
             return
-        fit.trainer.print("The control, to compare with:")
+        fit.trainer.print(f"The same {fit.model.control_name.replace('_', ' ')}, to compare with:")
         trainer, model, data = self.make()
         trainer.fit(model, data)
         best = getattr(trainer.checkpoint_callback, "best_model_path", "")

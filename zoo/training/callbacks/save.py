@@ -2,13 +2,14 @@
 
 import re
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol, runtime_checkable
 
 from zoo.cards import Card
 from zoo.scores import Scores
 from zoo.training.callbacks.follow import AfterFit, FinishedFit
 
 
+@runtime_checkable
 class Saved(Protocol):
     """A root that has something to keep as a component."""
 
@@ -34,12 +35,13 @@ class SaveComponent(AfterFit):
         self._save(fit, fit.results[fit.model.label])
 
     def _save(self, fit: FinishedFit, scores: Scores) -> None:
-        if not hasattr(fit.model, "save_component"):
+        model = fit.model
+        if not isinstance(model, Saved):
             return
-        folder = Path(self.folder) if self.folder else fit.folder / fit.model.component_folder
+        folder = Path(self.folder) if self.folder else fit.folder / model.component_folder
         if fit.trainer.is_global_zero:
             name = _component_name(self.name)
-            cast(Saved, fit.model).save_component(folder, name=name, recipe=fit.command, scores=scores)
+            model.save_component(folder, name=name, recipe=fit.command, scores=scores)
         fit.trainer.strategy.barrier()
         fit.kept["component"] = folder
 
