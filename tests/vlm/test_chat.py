@@ -1,4 +1,4 @@
-"""What an assistant says in a chat is found in the prompt of every family's template, and learned."""
+"""The assistant's texts of a chat are located in the prompt of every family's template, and learned."""
 
 import copy
 from typing import Any
@@ -14,28 +14,34 @@ from zoo.vlm.families import family_of
 from zoo.vlm.processor import VLMProcessor
 
 
-def says(text: str, *parts: Any) -> dict[str, Any]:
+def assistant(text: str, *parts: Any) -> dict[str, Any]:
     return {"role": "assistant", "content": [{"type": "text", "text": text}, *parts] if parts else text}
 
 
 CHATS = {
-    "one": [*EXAMPLES[0].messages, says("[Pet 1]"), *talk("Query", picture(20, 44)).messages],
-    "two": [*talk("Who?").messages, says("Rex."), *talk("And?").messages, says("Bella"), *talk("And?").messages],
-    "first": [says("Hello!"), *talk("Who?", picture(20, 44)).messages],
-    "in a row": [*talk("Who?").messages, says("Rex."), says("Or so."), *talk("And?").messages],
+    "one": [*EXAMPLES[0].messages, assistant("[Pet 1]"), *talk("Query", picture(20, 44)).messages],
+    "two": [
+        *talk("Who?").messages,
+        assistant("Rex."),
+        *talk("And?").messages,
+        assistant("Bella"),
+        *talk("And?").messages,
+    ],
+    "first": [assistant("Hello!"), *talk("Who?", picture(20, 44)).messages],
+    "in a row": [*talk("Who?").messages, assistant("Rex."), assistant("Or so."), *talk("And?").messages],
     "shows": [
         *talk("Who?").messages,
-        says("This:", {"type": "image", "image": picture(21, 40)}),
+        assistant("This:", {"type": "image", "image": picture(21, 40)}),
         *talk("No.").messages,
     ],
-    "nothing": [*talk("Who?").messages, says(""), *talk("No?").messages],
-    "spaces": [*talk("Who?").messages, says(" hi \n"), *talk("No.").messages],
+    "nothing": [*talk("Who?").messages, assistant(""), *talk("No?").messages],
+    "spaces": [*talk("Who?").messages, assistant(" hi \n"), *talk("No.").messages],
 }
 
 
 @pytest.mark.parametrize("chat", CHATS)
-def test_what_the_assistant_said_before_is_learned_too(made: tuple[Any, VLMProcessor], chat: str) -> None:
-    """The tokens are Hugging Face's; learned is what is said, and the end of the turn where the template ends it so."""
+def test_earlier_texts_of_the_assistant_are_learned_too(made: tuple[Any, VLMProcessor], chat: str) -> None:
+    """The tokens are Hugging Face's; learned are the texts, and the end of the turn where the template ends it so."""
     _, batcher = made
     tokenizer, messages = batcher.processor.tokenizer, CHATS[chat]
     number = sum(p["type"] == "image" for m in messages if not isinstance(m["content"], str) for p in m["content"])
@@ -46,13 +52,13 @@ def test_what_the_assistant_said_before_is_learned_too(made: tuple[Any, VLMProce
     learned = batch.labels[0] != -100
     assert torch.equal(batch.labels[0][learned], batch.input_ids[0][learned])
     ends = batcher.family.name != "llava"
-    said = [
+    texts = [
         m["content"] if isinstance(m["content"], str) else m["content"][0]["text"]
         for m in messages
         if m["role"] == "assistant"
     ]
     # The end follows the image, if one is shown after the text.
-    expected = "".join(text + tokenizer.eos_token * (ends and chat != "shows") for text in said)
+    expected = "".join(text + tokenizer.eos_token * (ends and chat != "shows") for text in texts)
     found = tokenizer.decode(batch.labels[0][learned]).replace(" ", "")
     assert found == (expected + "[None]" + tokenizer.eos_token).replace(" ", "")
     alone = batcher(EXAMPLES)
@@ -74,13 +80,13 @@ def test_a_tokenizer_that_puts_something_first_does_so_once(loaded: dict[str, tu
     assert learned.replace(" ", "").startswith("Rex.Bella")
 
 
-def test_a_template_that_changes_what_was_said_is_refused(qwen: tuple[Any, Any, Any]) -> None:
+def test_a_template_that_changes_a_text_is_refused(qwen: tuple[Any, Any, Any]) -> None:
     processor, family, config = qwen
     changed = copy.deepcopy(processor)
     changed.chat_template = changed.chat_template.replace("part['text']", "part['text'] | upper")
     changed.tokenizer.chat_template = changed.chat_template
-    example = Example([*talk("Which?").messages, says("quiet"), *talk("And?").messages], "x", "s", ())
+    example = Example([*talk("Which?").messages, assistant("quiet"), *talk("And?").messages], "x", "s", ())
     VLMProcessor(processor, family, config)([example])
-    with pytest.raises(ValueError, match="chat template changes what the assistant says in 's'"):
+    with pytest.raises(ValueError, match="chat template changes the assistant's texts in 's'"):
         VLMProcessor(changed, family, config)([example])
     VLMProcessor(changed, family, config)([example], for_generation=True)  # nothing is to be learned
