@@ -282,10 +282,10 @@ def report(made: Conversations, console: Console) -> None:
     if made.meta["unreadable"]:
         names = "\n  ".join(made.meta["unreadable"])
         console.print(f"{len(made.meta['unreadable'])} unreadable images were left out:\n  {escape(names)}")
-    for name, what in (("copies", "copies of other images"), ("disputed", "files of more than one identity")):
-        if made.meta[name]:
-            first = escape(made.meta[name][0])
-            console.print(f"{len(made.meta[name])} {what} were left out, such as {first}", soft_wrap=True)
+    copies, disputed = made.meta["copies"], made.meta["disputed"]
+    for left_out, what in ((copies, "copies of other images"), (disputed, "files of more than one identity")):
+        if left_out:
+            console.print(f"{len(left_out)} {what} were left out, such as {escape(left_out[0])}", soft_wrap=True)
     for sentence in made.lacking():
         console.print(f"warning: {sentence}", soft_wrap=True, highlight=False)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -95,7 +95,8 @@ def embed(
     """
     run = EmbeddingRun(index, encoder, rows, workers, batch_size)
     if trainer is not None:
-        return run.gathered(trainer.predict(run) or [], trainer.strategy.root_device)
+        predicted = cast(list[EmbeddedBatch] | None, trainer.predict(run))  # None where there was no batch
+        return run.gathered(predicted or [], trainer.strategy.root_device)
     loader = run.predict_dataloader()
     batches = track(loader, "Embedding", total=len(loader), disable=not progress or rank() > 0)
     return run.gathered(map(run.predict_step, batches), encoder.device)

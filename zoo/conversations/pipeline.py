@@ -73,12 +73,7 @@ def make_conversations(
     sha256 = _hashes(index, rows, progress)
     images = _without_copies(index, embeddings, sha256)
     mined = _mine(index, images.embeddings, rules, splits, limits, per_query, progress)
-    meta: ManifestMeta = {
-        "encoder": signature(card(encoder)),
-        "category": category,
-        "rules": [asdict(rule) for rule in rules],
-        **_outcome(index, images, mined),
-    }
+    meta = _meta(index, encoder, category, rules, images, mined)
     return _manifest(index, mined.galleries, meta, sha256)
 
 
@@ -203,8 +198,18 @@ def _mine(
     return _Mined(made, similar)
 
 
-def _outcome(index: IdentityIndex, images: _DistinctImages, mined: _Mined) -> ManifestMeta:
-    """What a manifest notes of what came out of a split, at a level, and of images that were left out."""
+# ---------------------------------------------------------------------- the manifest
+
+
+def _meta(
+    index: IdentityIndex,
+    encoder: str | Path,
+    category: str,
+    rules: Sequence[GalleryRule],
+    images: _DistinctImages,
+    mined: _Mined,
+) -> ManifestMeta:
+    """What a manifest records beside its table, less the `images` that it names."""
     tau: dict[str, dict[str, float]] = {}
     skipped: dict[str, dict[str, dict[str, int]]] = {}
     for (split, level), galleries in mined.galleries.items():
@@ -213,6 +218,9 @@ def _outcome(index: IdentityIndex, images: _DistinctImages, mined: _Mined) -> Ma
     embeddings = images.embeddings
     asked = {split: embeddings.query_and_gallery_rows(index, split)[0] for split in tau}
     return {
+        "encoder": signature(card(encoder)),
+        "category": category,
+        "rules": [asdict(rule) for rule in rules],
         "tau": tau,
         "skipped": skipped,
         "quantiles": {
@@ -223,9 +231,6 @@ def _outcome(index: IdentityIndex, images: _DistinctImages, mined: _Mined) -> Ma
         "disputed": images.disputed,
         "identities": {split: len(np.unique(index.identities[rows])) for split, rows in asked.items()},
     }
-
-
-# ---------------------------------------------------------------------- the manifest
 
 
 def _manifest(
