@@ -111,9 +111,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(options: argparse.Namespace) -> None:
-    """
+    """Make, write and report the conversations of each category.
+
     Raises:
-        ValueError: flags that do not fit each other, or nothing was found at any level.
+        ValueError: flags that do not fit each other, or images and rules that no conversation can be made of.
         OSError: folders that cannot be read or written.
     """
     refuse_impossible(options)
@@ -186,7 +187,8 @@ def rules_of(options: argparse.Namespace) -> list[GalleryRule]:
 
 
 def refuse_impossible(options: argparse.Namespace) -> None:
-    """
+    """Refuse flags before anything is read.
+
     Raises:
         ValueError: a number that is too small, a folder that is not there, or flags of a folder without one.
     """

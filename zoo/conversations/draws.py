@@ -1,4 +1,4 @@
-"""Random numbers without a state: a function of what is drawn, not of what was drawn before."""
+"""Random numbers without a state, which depend on what is drawn and not on what was drawn before."""
 
 from zlib import crc32
 
@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 LAST_KEY = 2**63 - 1
-"""The largest key."""
+"""The largest key that `random_keys` returns."""
 
 
 def random_keys(seed: int, purpose: str, *numbers: Tensor | int) -> Tensor:
-    """Integers from 0 to 2**63 - 1 that look random and depend on the arguments only, not on what was drawn before.
+    """Pseudo-random integers from 0 to 2**63 - 1, a function of the arguments.
 
     Args:
-        seed: one key's worth of randomness.
+        seed: another one gives other integers.
         purpose: what is drawn; draws for different purposes are independent.
         numbers: int64 tensors that broadcast, such as the row of a query, and that of an image.
     """

@@ -136,7 +136,8 @@ class Conversations:
         return len(self._table)
 
     def __getitem__(self, i: int) -> Conversation:
-        """
+        """One conversation; negative numbers count from the end.
+
         Raises:
             IndexError: there are not that many.
         """
