@@ -1,4 +1,4 @@
-"""What the README tells people to type works."""
+"""What the READMEs show people to type works."""
 
 import re
 import shlex
@@ -12,14 +12,23 @@ import recipes.__main__
 import zoo
 
 ROOT = Path(__file__).parent.parent
+PAGES = [
+    *ROOT.glob("*.md"),
+    *(
+        page
+        for room in ("zoo", "experts", "fusion", "recipes", "checkpoints")
+        for page in (ROOT / room).rglob("README.md")
+    ),
+]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 LINES = [
     part.strip()
-    for block in re.findall(r"```bash\n(.*?)```", README, re.S)
+    for page in sorted(PAGES)
+    for block in re.findall(r"```bash\n(.*?)```", page.read_text(encoding="utf-8"), re.S)
     for line in block.replace("\\\n", " ").splitlines()
     for part in re.sub(r"\s#.*", "", line).split(" && ")
 ]
-COMMANDS = [line for line in LINES if line.startswith("python -m recipes")]
+COMMANDS = list(dict.fromkeys(line for line in LINES if line.startswith("python -m recipes")))
 EXPERTS = ("expert_reid", "expert_face", "expert_pet", "expert_object")
 
 
@@ -116,8 +125,22 @@ def test_every_recipe_is_one_and_every_expert_is_shown():
     assert set(EXPERTS) | {"zoo", ""} <= set(shown) and len(shown) >= 20
 
 
+def test_every_link_leads_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+            assert target.startswith("http") or (page.parent / target).exists(), (page, target)
+
+
+def test_every_page_fits_two_screens():
+    """What stands where one works is short; the top page takes three minutes."""
+    for page in PAGES:
+        if page.name == "README.md":
+            assert len(page.read_text(encoding="utf-8").splitlines()) <= (150 if page.parent == ROOT else 120), page
+
+
 def test_every_card_named_is_on_the_shelf():
-    named = set(re.findall(r"\b\w+_mobilenetv3s050\.world\b", README))
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    named = set(re.findall(r"\b\w+_mobilenetv3s050\.world\b", text))
     assert len(named) >= 2 and named <= set(zoo.list_models())
 
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self, cast
 
@@ -389,8 +390,6 @@ def _fusion_factory(entry: Mapping[str, Any] | None) -> Callable[[int, int], Fus
 
 def card_scores(data: str, scores: Scores) -> list[zoo.Score]:
     """The scores over everything and of each group, as a card holds them; none of none."""
-    from datetime import date
-
     values = {str(key): round(value, 4) for key, value in scores.items() if not key.level}
     if not values:
         return []

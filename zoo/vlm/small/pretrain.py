@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from zoo.cards import Card
 from zoo.distributed import mean_over_ranks
-from zoo.module import Optim
+from zoo.module import Optim, ZooModule
 from zoo.scores import Scores
 from zoo.vlm.answer_stage import AnswerStage, TaskSource
 from zoo.vlm.batch import IGNORED, VLMBatch
@@ -92,6 +92,10 @@ class PretrainStage(AnswerStage):
         with self.seeded():
             network = small_vlm(tokenizer, **self.widths, patch=self.patch)
         return network, small_processor(tokenizer, self.size, self.patch)
+
+    def baselines(self) -> dict[str, ZooModule]:
+        """None: the model that it goes on from, if there is one, was tested when it was made."""
+        return {}
 
     def frozen_parts(self) -> tuple[str, ...]:
         return (f"fused.vlm.{self.fused.family.tower}",) if self.frozen_tower else ()
