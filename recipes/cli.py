@@ -123,10 +123,8 @@ class RecipeCLI(LightningCLI):
             help="Test what the model is compared with, too: its start, random weights, the base model.",
         )
         if self.root.control_name:
-            help = (
-                f"Train the same {self.root.control_name.replace('_', ' ')}, too, in a run of its own, to compare with."
-            )
-            add("--control", type=bool, default=False, help=help)
+            same = f"the same {self.root.control_name.replace('_', ' ')}"
+            add("--control", type=bool, default=False, help=f"Train {same}, too, in a run of its own, to compare with.")
         if self.recipe.second_part:
             add(
                 "--then",

@@ -11,14 +11,19 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from jsonargparse import Namespace
 from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from recipes import cli
-from recipes.cli import RecipeCLI, config_files, run, use_cpu_well
+from recipes.cli import Recipe, RecipeCLI, config_files, parse, run
+from recipes.process import use_cpu_well
 from zoo.module import Optim, ZooModule
+from zoo.scores import ScoreName
+
+NEARNESS, ERROR = ScoreName("nearness"), ScoreName("error")
 
 
 class Line(ZooModule):
@@ -29,6 +34,8 @@ class Line(ZooModule):
         optim: optimiser and schedule.
         note: plain data that nothing reads.
     """
+
+    control_name = "from_zero"
 
     def __init__(self, start: float = 0.0, optim: Optim = Optim(lr=0.1), note: str | None = None) -> None:  # noqa: B008
         super().__init__(optim)
@@ -43,10 +50,26 @@ class Line(ZooModule):
         return self.error(batch)
 
     def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
-        self.log("val/nearness", -self.error(batch))
+        self.errors.append(float(self.error(batch)))
 
     def test_step(self, batch: list[Tensor], batch_idx: int) -> None:
-        self.log("test/error", self.error(batch))
+        self.errors.append(float(self.error(batch)))
+
+    def on_validation_epoch_start(self) -> None:
+        self.errors = []
+
+    def on_test_epoch_start(self) -> None:
+        self.errors = []
+
+    def on_validation_epoch_end(self) -> None:
+        self.report("val", {NEARNESS: -sum(self.errors) / len(self.errors)})
+
+    def on_test_epoch_end(self) -> None:
+        self.report("test", {ERROR: sum(self.errors) / len(self.errors)})
+
+    @property
+    def control(self) -> dict[str, object]:
+        return {"start": 0.0, "note": "control"}
 
 
 class Points(LightningDataModule):
@@ -61,6 +84,10 @@ class Points(LightningDataModule):
         super().__init__()
         self.slope, self.held_out = slope, held_out
 
+    @property
+    def validates(self) -> bool:
+        return self.held_out
+
     def loader(self) -> DataLoader:
         x = torch.linspace(0, 1, 8)
         return DataLoader(TensorDataset(x, self.slope * x), batch_size=4)
@@ -73,19 +100,6 @@ class Points(LightningDataModule):
 
     def test_dataloader(self) -> DataLoader:
         return self.loader()
-
-
-class LineCLI(RecipeCLI):
-    """Tests what came of a fit, and tells it to whoever called."""
-
-    @property
-    def validates(self) -> bool:
-        return self.datamodule.held_out
-
-    def after_training(self, best: Path) -> None:
-        with self.without_loggers():
-            self.report({"trained": self.trainer.test(self.model, self.datamodule, ckpt_path=best, verbose=False)[0]})
-        super().after_training(best)
 
 
 QUICK = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.log_every_n_steps=1"]
@@ -109,8 +123,8 @@ def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def line(command: str, *flags: str, kind: type[RecipeCLI] = LineCLI) -> RecipeCLI:
-    return run(Line, Points, "line_fit", [command, *QUICK, *flags], kind)
+def line(command: str, *flags: str) -> RecipeCLI:
+    return run(Line, Points, "line_fit", [command, *QUICK, *flags])
 
 
 # ---------------------------------------------------------------------- what is laid over what
@@ -121,7 +135,7 @@ def test_base_then_family_then_recipe_then_the_user(configs):
     assert [path.stem for path in config_files("line")] == ["base", "line"], "each once"
     assert [path.stem for path in config_files("other_recipe")] == ["base"], "what is not there is left out"
     Path("mine.yaml").write_text("data: {slope: 3.0}\nmodel: {optim: {lr: 0.25}}\n")
-    ran = line("fit", "--trainer.fast_dev_run=1", "-c", "mine.yaml", "--model.optim.lr=0.5", kind=RecipeCLI)
+    ran = line("fit", "--trainer.fast_dev_run=1", "-c", "mine.yaml", "--model.optim.lr=0.5")
     assert ran.config.fit.name == "family"
     assert ran.model.hparams["note"] == "recipe" and ran.model.hparams["start"] == 0.5
     assert ran.datamodule.slope == 3.0 and ran.model.optim.lr == 0.5
@@ -133,7 +147,7 @@ def monitored(config: Namespace) -> list[str | None]:
     return [c.init_args.monitor for c in callbacks if c.class_path.endswith("ModelCheckpoint")]
 
 
-def test_a_flag_says_what_the_best_checkpoint_is(configs):
+def test_a_flag_names_the_score_of_the_best_checkpoint(configs):
     dry = "--trainer.fast_dev_run=1"
     assert monitored(line("fit", dry).config) == ["val/nearness", None]
     assert monitored(line("fit", dry, "--monitor=val/other").config) == ["val/other", None]
@@ -143,7 +157,7 @@ def test_a_flag_says_what_the_best_checkpoint_is(configs):
 # ---------------------------------------------------------------------- a run
 
 
-def test_a_fit_keeps_its_best_checkpoint_and_tells_its_scores(configs, capsys):
+def test_a_fit_keeps_its_best_checkpoint_and_prints_its_scores(configs, capsys):
     """Momentum carries the slope past the line and back: the last epoch is not the best."""
     swings = ["--model.start=0.0", "--model.optim.name=sgd", "--model.optim.lr=0.2", "--trainer.max_epochs=4"]
     ran = line("fit", *swings)
@@ -152,10 +166,11 @@ def test_a_fit_keeps_its_best_checkpoint_and_tells_its_scores(configs, capsys):
     slope = float(saved["state_dict"]["slope"])
     assert saved["epoch"] == 1
     assert ran.results.keys() == {"trained"}
-    assert ran.results["trained"]["test/error"] == pytest.approx(abs(slope - 1) * 0.5, abs=1e-6)
+    assert ran.results["trained"][ERROR] == pytest.approx(abs(slope - 1) * 0.5, abs=1e-6)
     assert float(ran.trainer.checkpoint_callback.best_model_score) == pytest.approx(-abs(slope - 1) * 0.5, abs=1e-6)
-    assert re.search(rf"test/error\s+{ran.results['trained']['test/error']:.4g}\b", printed)
+    assert re.search(rf"error\s+{ran.results['trained'][ERROR]:.4g}\b", printed)
     assert "best checkpoint  runs/family/version_0/checkpoints/best.ckpt\nLook at it:  tensorboard" in printed
+    assert ran.kept == {"best checkpoint": Path("runs/family/version_0/checkpoints/best.ckpt")}
     command = f"python -m recipes.line_fit fit {' '.join([*QUICK, *swings])}"
     assert f"{command} --ckpt_path=runs/family/version_0/checkpoints/last.ckpt" in printed.replace("\n", " ")
 
@@ -169,11 +184,11 @@ def test_of_data_without_validation_the_last_epoch_is_the_best(configs):
     assert ran.model.slope.item() == saved[1]["state_dict"]["slope"].item()
 
 
-@pytest.mark.parametrize("command, score", [("test", "test/error"), ("validate", "val/nearness")])
-def test_test_and_validate_tell_their_scores(configs, capsys, command, score):
+@pytest.mark.parametrize("command, score", [("test", ERROR), ("validate", NEARNESS)])
+def test_test_and_validate_print_their_scores(configs, capsys, command, score):
     ran = line(command, "--model.start=0.25")
     assert ran.results == {command: {score: pytest.approx(0.375 * (1 if command == "test" else -1))}}
-    assert score in capsys.readouterr().out
+    assert str(score) in capsys.readouterr().out
 
 
 def test_a_dry_run_leaves_nothing_and_reports_nothing(configs, capsys):
@@ -181,7 +196,7 @@ def test_a_dry_run_leaves_nothing_and_reports_nothing(configs, capsys):
     assert not Path("runs").exists() and "If interrupted" not in capsys.readouterr().out
 
 
-def test_resumed_flags_win_and_only_what_differs_is_said(configs, capsys):
+def test_resumed_flags_win_and_only_what_differs_is_printed(configs, capsys):
     line("fit", "--model.start=0.5", "--trainer.max_epochs=1", "--name=first")
     capsys.readouterr()
     checkpoint = "--ckpt_path=runs/first/version_0/checkpoints/last.ckpt"
@@ -190,10 +205,48 @@ def test_resumed_flags_win_and_only_what_differs_is_said(configs, capsys):
     assert ran.trainer.current_epoch == 3 and Path(ran.trainer.log_dir) == Path("runs/first/version_0")
     assert not Path("runs/second").exists(), "a resumed run goes on in its own folder"
     ran = line("test", "--model.note=null", "--model.optim.warmup=0.5", checkpoint)
-    said = [text for text in capsys.readouterr().out.splitlines() if "the checkpoint was made with" in text]
-    assert [text.split()[0] for text in said] == ["model.note", "model.optim"]
-    assert said[0] == "model.note is None, the checkpoint was made with recipe"
+    differing = [text for text in capsys.readouterr().out.splitlines() if "the checkpoint was made with" in text]
+    assert [text.split()[0] for text in differing] == ["model.note", "model.optim"]
+    assert differing[0] == "model.note is None, the checkpoint was made with recipe"
     assert ran.model.optim.warmup == 0.5
+
+
+# ---------------------------------------------------------------------- what follows a fit
+
+
+def test_a_control_is_a_run_of_its_own_with_its_own_configuration(configs, capsys):
+    ran = line("fit", "--model.start=0.75", "--control=true", "--trainer.max_epochs=1")
+    printed = capsys.readouterr().out
+    assert list(ran.results) == ["trained from zero", "trained"]
+    paths = [Path(f"runs/{name}/version_0/config.yaml") for name in ("family", "family_from_zero")]
+    config, control = (yaml.safe_load(path.read_text()) for path in paths)
+    assert config["control"] and not control["control"] and control["name"] == "family_from_zero"
+    assert config["model"]["start"] == 0.75 and control["model"]["start"] == 0.0
+    assert control["model"]["note"] == "control" and control["trainer"]["max_epochs"] == 1
+    assert "The same from zero, to compare with:" in printed
+    assert ran.kept["control"] == Path("runs/family_from_zero/version_0/checkpoints/best.ckpt")
+    assert ran.model.hparams["start"] == 0.75 and ran.config.fit.name == "family", "the run itself is as it was"
+
+
+def test_a_flag_of_what_a_recipe_does_not_have_is_refused(configs, monkeypatch, capsys):
+    monkeypatch.setattr(Line, "control_name", "")
+    for flag in ("--control=true", "--then=more"):
+        with pytest.raises(SystemExit) as end:
+            line("fit", flag)
+        assert end.value.code == 2 and flag.partition("=")[0] in capsys.readouterr().err
+
+
+def test_a_configuration_is_asked_for_without_running_anything(configs):
+    """All defaults are filled in, values are plain, and the random state stays."""
+    before = torch.random.get_rng_state()
+    config = parse(Line, Points, Recipe("line_fit"), ["fit", *QUICK, "--model.optim.lr=0.5"])
+    assert config["name"] == "family" and config["data"] == {"slope": 1.0, "held_out": True}
+    assert config["model"]["optim"]["lr"] == 0.5 and config["model"]["note"] == "recipe"
+    assert config["trainer"]["default_root_dir"] == "runs/family" and config["monitor"] == "val/nearness"
+    assert torch.equal(torch.random.get_rng_state(), before) and not Path("runs").exists()
+    with pytest.raises(SystemExit) as end:
+        parse(Line, Points, "line_fit", ["fit", "--model.strat=1"])
+    assert end.value.code == 2
 
 
 # ---------------------------------------------------------------------- many runs in one process

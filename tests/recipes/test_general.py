@@ -1,4 +1,4 @@
-"""The general recipe on tiny wings of every kind, joined; and its loss by hand."""
+"""The general recipe on tiny worlds of every kind, joined; and its loss by hand."""
 
 import json
 from pathlib import Path
@@ -12,15 +12,15 @@ import zoo
 from experts.general import GeneralEncoder
 from recipes.general import main
 
-WINGS = [
+WORLDS = [
     {"class_path": f"zoo.world.{name}", "init_args": {"families": 4, "members": 2, "views": 4, "size": 32}}
     for name in ("Persons", "Faces", "Pets", "Objects")
 ]
 
 
-def test_fit_learns_the_attributes_of_all_wings_and_saves_an_encoder(tmp_path, monkeypatch, capsys):
+def test_fit_learns_the_attributes_of_all_worlds_and_saves_an_encoder(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    flags = [f"--data.world={json.dumps(WINGS)}", "--model.size=32", "--data.workers=0"]
+    flags = [f"--data.world={json.dumps(WORLDS)}", "--model.size=32", "--data.workers=0"]
     flags += ["--data.identities_per_batch=8"]
     main(["fit", *flags, "--trainer.max_epochs=1", "--data.steps_per_epoch=3", "--pictures.every_n_epochs=0"])
     printed = capsys.readouterr().out

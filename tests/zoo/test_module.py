@@ -1,10 +1,16 @@
+"""The base of every component: freezing, learning rates, hyperparameters, and how a run connects model and data."""
+
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from lightning import LightningDataModule, Trainer
+from lightning.pytorch.demos.boring_classes import BoringDataModule, BoringModel, RandomDataset
 from torch import nn
+from torch.utils.data import DataLoader
 
-from zoo.module import Optim, ZooModule, warmup_cosine
+from zoo.module import Connect, Optim, ZooModule, warmup_cosine
 
 
 class Toy(ZooModule):
@@ -46,9 +52,66 @@ def test_what_is_frozen_has_no_group_no_gradient_and_keeps_its_statistics():
     assert all(p.grad is None for p in toy.trunk.parameters())
 
 
-def test_freezing_nothing_that_exists_is_refused():
-    with pytest.raises(ValueError, match=r"'trnk' names no parameter.*head.*trunk"):
-        Toy(freeze=["trnk"]).apply_freezing()
+@pytest.mark.parametrize("option", ["freeze", "unfreeze"])
+def test_freezing_nothing_that_exists_is_refused(option):
+    with pytest.raises(ValueError, match=rf"{option}: 'trnk' names no parameter.*head.*trunk"):
+        Toy(**{option: ["trnk"]}).apply_freezing()
+
+
+class Frozen(Toy):
+    def frozen_parts(self):
+        return ("trunk",)
+
+
+def trained_names(toy):
+    return set().union(*(names_of(toy, group) for group in toy.parameter_groups()))
+
+
+def test_of_a_frozen_part_what_unfreeze_names_trains():
+    """Its neighbours stay in eval mode, so that the statistics of a BatchNorm between them do not move."""
+    toy = Frozen(unfreeze=["trunk.2"])
+    toy.apply_freezing()
+    toy.train()
+    assert trained_names(toy) == {"head.weight", "head.bias", "trunk.2.weight", "trunk.2.bias"}
+    assert toy.trunk[2].training and not toy.trunk[0].training and not toy.trunk[1].training
+    before = {name: tensor.clone() for name, tensor in toy.trunk[1].state_dict().items()}
+    toy.head(toy.trunk(torch.randn(2, 3, 8, 8)).mean((2, 3))).sum().backward()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in toy.trunk[1].state_dict().items())
+    assert {name for name, p in toy.named_parameters() if p.grad is not None} == trained_names(toy)
+    toy.eval()
+    toy.train()
+    assert toy.trunk[2].training and not toy.trunk[1].training, "also after an evaluation"
+
+
+def test_a_batchnorm_that_unfreeze_names_has_moving_statistics():
+    toy = Frozen(unfreeze=["trunk.1.*"])
+    toy.apply_freezing()
+    toy.train()
+    before = toy.trunk[1].running_mean.clone()
+    toy.trunk(torch.randn(2, 3, 8, 8))
+    assert not torch.equal(toy.trunk[1].running_mean, before)
+    assert trained_names(toy) == {"head.weight", "head.bias", "trunk.1.weight", "trunk.1.bias"}
+
+
+def test_freeze_wins_over_unfreeze():
+    toy = Frozen(unfreeze=["trunk"], freeze=["trunk.2.bias", "head"])
+    toy.apply_freezing()
+    assert trained_names(toy) == {"trunk.0.weight", "trunk.0.bias", "trunk.1.weight", "trunk.1.bias", "trunk.2.weight"}
+
+
+def test_multiples_of_the_optimiser_win_over_those_of_the_root_the_longest_of_each_first():
+    toy = Toy(optim=Optim(lr=1.0, weight_decay=0.0, multiples={"trunk": 3.0, "*.bias": 2.0, "trunk.1.bias": 7.0}))
+    rates = {name: group["lr"] for group in toy.parameter_groups() for name in names_of(toy, group)}
+    assert rates == {
+        "head.weight": 10.0,
+        "head.bias": 2.0,
+        "trunk.0.weight": 3.0,
+        "trunk.0.bias": 2.0,
+        "trunk.1.weight": 3.0,
+        "trunk.1.bias": 7.0,
+        "trunk.2.weight": 3.0,
+        "trunk.2.bias": 2.0,
+    }
 
 
 def test_warm_up_then_cosine():
@@ -84,3 +147,88 @@ def test_only_plain_values_become_hyperparameters():
     root = Root(size=4, optim=Optim(lr=0.5))
     assert root.hparams["size"] == 4 and root.hparams["optim"]["lr"] == 0.5 and "part" not in root.hparams
     assert Root(**root.hparams).optim == Optim(lr=0.5)
+
+
+# ---------------------------------------------------------------------- model and data
+
+
+class Line(ZooModule):
+    """Notes what happens in a run of it, in order."""
+
+    def __init__(self, events: list[str], name: str = "model") -> None:
+        super().__init__(Optim(lr=0.1))
+        self.layer, self.events, self.name = nn.Linear(32, 2), events, name
+        self.connected: list[object] = []
+
+    def connect(self, data: "Points") -> None:
+        self.connected.append(data)
+        self.events.append(f"{self.name}.connect")
+
+    def configure_model(self) -> None:
+        self.events.append(f"{self.name}.configure_model")
+
+    def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+        return self.layer(batch).square().mean()
+
+    def test_step(self, batch: torch.Tensor, batch_idx: int) -> None: ...
+
+
+class Points(LightningDataModule):
+    def __init__(self, events: list[str]) -> None:
+        super().__init__()
+        self.events, self.connected = events, []
+
+    def setup(self, stage: str) -> None:
+        self.events.append("data.setup")
+
+    def connect(self, model: Line) -> None:
+        self.connected.append(model)
+        self.events.append("data.connect")
+
+    def loader(self) -> DataLoader:
+        self.events.append("data.loader")
+        return DataLoader(RandomDataset(32, 4))
+
+    def train_dataloader(self) -> DataLoader:
+        return self.loader()
+
+    def test_dataloader(self) -> DataLoader:
+        return self.loader()
+
+
+def trainer_in(folder: Path, **options: object) -> Trainer:
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    return Trainer(
+        default_root_dir=folder, accelerator="cpu", max_epochs=1, enable_model_summary=False, **quiet | options
+    )
+
+
+@pytest.mark.parametrize("callbacks", [[], [Connect()]], ids=["by the root", "given"])
+def test_data_and_model_are_connected_once_a_call_before_the_model_and_loaders_are_made(callbacks, tmp_path):
+    events: list[str] = []
+    model, other, data = Line(events), Line(events, "other"), Points(events)
+    trainer = trainer_in(tmp_path, callbacks=callbacks)
+    order = ["data.setup", "data.connect", "{}.connect", "{}.configure_model", "data.loader"]
+    for call, root in ((trainer.fit, model), (trainer.test, model), (trainer.test, other), (trainer.test, model)):
+        call(root, datamodule=data)
+        assert events == [event.format(root.name) for event in order], call
+        events.clear()
+    assert data.connected == [model, model, other, model]
+    assert model.connected == [data] * 3 and other.connected == [data]
+
+
+def test_data_and_roots_that_know_nothing_of_it_are_left_alone(tmp_path):
+    events: list[str] = []
+    trainer_in(tmp_path).fit(Line(events), datamodule=BoringDataModule())
+    assert events == ["model.connect", "model.configure_model"], "the root takes what it can"
+    trainer_in(tmp_path, callbacks=[Connect()]).fit(BoringModel(), datamodule=BoringDataModule())
+
+
+def test_without_a_data_module_a_run_goes_by_its_loaders(tmp_path):
+    events: list[str] = []
+    model = Line(events)
+    trainer = trainer_in(tmp_path)
+    trainer.fit(model, train_dataloaders=DataLoader(RandomDataset(32, 4)))
+    assert trainer.global_step == 4 and events == ["model.configure_model"]
+    trainer.test(model, dataloaders=DataLoader(RandomDataset(32, 4)), verbose=False)
+    assert not model.connected

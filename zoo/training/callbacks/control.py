@@ -25,7 +25,8 @@ class ControlRun(AfterFit):
     def after_fit(self, fit: FinishedFit) -> None:
         if not fit.tests or not fit.model.control:
             return
-        fit.trainer.print(f"The same {fit.model.control_name.replace('_', ' ')}, to compare with:")
+        otherwise = fit.model.control_name.replace("_", " ")
+        fit.trainer.print(f"The same {otherwise}, to compare with:")
         trainer, model, data = self.make()
         trainer.fit(model, data)
         best = getattr(trainer.checkpoint_callback, "best_model_path", "")
@@ -35,5 +36,6 @@ class ControlRun(AfterFit):
         trainer.test(model, data, verbose=False)
         fit.kept["control"] = Path(best)
         trained = {fit.model.label: fit.results.pop(fit.model.label)}
-        fit.results |= {model.label: dict(model.scores)} | trained
+        name = model.label if model.label not in trained else f"{model.label} {otherwise}"
+        fit.results |= {name: dict(model.scores)} | trained
         fit.show(fit.results)

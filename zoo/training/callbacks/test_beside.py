@@ -29,9 +29,7 @@ class TestBeside(AfterFit):
 
     def on_best(self, fit: FinishedFit) -> None:
         if not fit.tests:
-            fit.trainer.print(
-                "Nothing was tested: the test split has nothing to score. Hold out more of the data for it."
-            )
+            fit.trainer.print("Nothing was tested: the test split has nothing to score. Hold out more data for it.")
             return
         fit.results[fit.model.label] = fit.test(fit.model, logged=True)
 
