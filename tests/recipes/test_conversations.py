@@ -20,7 +20,7 @@ from zoo.conversations.manifest import Conversations
 from zoo.data.holdout import HoldOut
 from zoo.data.readers import read_with
 from zoo.drawing import GREEN, RED
-from zoo.vlm.data import ConversationData, GallerySource
+from zoo.vlm.tasks.match import GallerySource, MatchTask
 from zoo.world import Persons, Pets, Sample, World
 
 ENCODER = "general_mobilenetv3s050.world"
@@ -79,9 +79,10 @@ def test_the_commands_of_the_readme_work_one_after_the_other(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     flags = ["--root", "photos", "--category", "pet", "--tau_quantile", "0.5", "0.9", "--out", "runs/mine"]
     assert run(*flags, "--k", "2", "--sheets", "0") == 0
-    data = ConversationData([GallerySource("runs/mine/pet.parquet")])
-    data.setup("fit")
-    assert data.conversations[0].root.resolve() == tmp_path / "photos" and len(data.rows("train"))
+    task = MatchTask([GallerySource("runs/mine/pet.parquet")])
+    task.setup()
+    task.check("fit")
+    assert task.conversations[0].root.resolve() == tmp_path / "photos" and len(task.rows("train"))
 
 
 def test_the_split_is_that_of_an_earlier_run_or_as_it_is_asked_for(photos, tmp_path):
