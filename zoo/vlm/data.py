@@ -132,9 +132,13 @@ class TaskData(ResumableData):
         return [task for task in self._evaluated() if task.size(split)]
 
     def images(self, *splits: str) -> list[KeptImage]:
-        """Every image of some splits, once for each set of instances."""
-        chosen = [task for task in self.tasks if self.weights[task.name] or task in self._evaluated()]
-        return list(dict.fromkeys(image for task in chosen for image in task.images(*splits)))
+        """Every image of some splits that is trained on or evaluated, once for each set of instances."""
+        found: dict[KeptImage, None] = {}
+        for task in self.tasks:
+            evaluated = task in self._evaluated()
+            used = [split for split in splits if (self.weights[task.name] if split == "train" else evaluated)]
+            found |= dict.fromkeys(task.images(*used))
+        return list(found)
 
     @property
     def busy_workers(self) -> int:

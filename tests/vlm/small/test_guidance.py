@@ -1,22 +1,22 @@
-"""Guided attention: who should listen to whom, and what it costs not to."""
+"""Guided attention: which token should attend to which, and what it costs not to."""
 
 import torch
 
 from tests.vlm.test_fused import fused_of
 from tests.vlm.tiny import picture
 from zoo.vlm.batch import IGNORED, Example
-from zoo.vlm.examples import Matches
-from zoo.vlm.prompts import option, stage_one
-from zoo.vlm.small.guidance import guide, listening_loss, naming_loss, number_tokens
+from zoo.vlm.small.easy_gallery import EasyGallery
+from zoo.vlm.small.guidance import attention_loss, guide, naming_loss, number_tokens
+from zoo.vlm.tasks.prompts import gallery_question, option
 
 
 def matching(k: int, *answers: int) -> Example:
     images = [picture(32 + 8 * n, 32, seed=n) for n in range(k + len(answers))]
-    messages = stage_one(images[:k], images[k], "pet")
+    messages = gallery_question(images[:k], images[k], "pet")
     for image, answer in zip(images[k + 1 :], answers, strict=False):
         messages.append({"role": "assistant", "content": option("pet", answer)})
         messages.append({"role": "user", "content": [{"type": "image", "image": image}]})
-    return Example(messages, option("pet", answers[-1]), Matches(answers, ()), tuple(map(str, range(len(images)))))
+    return Example(messages, option("pet", answers[-1]), EasyGallery(answers, ()), tuple(map(str, range(len(images)))))
 
 
 def caption() -> Example:
@@ -37,23 +37,25 @@ def test_each_step_points_where_it_should() -> None:
         gallery, queries = images[:k], images[k:]
         for number, image in enumerate(gallery, start=1):
             for token in image.tolist():
-                heard = batch.input_ids[row][wanted[0, row, token]]
-                assert tokenizer.decode(heard).strip() == str(number)
+                number_token = batch.input_ids[row][wanted[0, row, token]]
+                assert tokenizer.decode(number_token).strip() == str(number)
                 assert tokenizer.decode([names[0, row, token]]).strip() == str(number)
         assert (names[0, row] != IGNORED).sum() == sum(map(len, gallery))
         assert (names[1, row] != IGNORED).sum() == sum(map(len, queries))
-        said = (batch.labels[row] != IGNORED).nonzero()[:, 0] - 1  # what predicts the answers' tokens
-        assert wanted[2, row].any(-1).nonzero()[:, 0].tolist() == said.tolist()
+        before = (batch.labels[row] != IGNORED).nonzero()[:, 0] - 1  # what predicts the answers' tokens
+        assert wanted[2, row].any(-1).nonzero()[:, 0].tolist() == before.tolist()
         ends = [*(int(query[0]) for query in queries[1:]), batch.input_ids.shape[1]]
         for query, answer, end in zip(queries, answers, ends, strict=True):
             assert {tokenizer.decode([name]).strip() for name in names[1, row, query]} == {str(answer)}
             assert not wanted[0, row, query].any()
             for token in query.tolist():
                 assert wanted[1, row, token].nonzero()[:, 0].tolist() == gallery[answer - 1].tolist()
-            own = said[(said > query[-1]) & (said < end)]
+            own = before[(before > query[-1]) & (before < end)]
             assert tokenizer.decode(batch.input_ids[row, own + 1]).startswith(option("pet", answer))
             assert (wanted[2, row, own].nonzero()[:, 1].reshape(len(own), -1) == query).all()
-        assert not (wanted[:, row] & torch.ones(*wanted.shape[2:]).triu(1).bool()).any()  # nobody hears the future
+        assert not (
+            wanted[:, row] & torch.ones(*wanted.shape[2:]).triu(1).bool()
+        ).any()  # nothing attends to the future
 
 
 def test_the_loss_is_the_share_of_attention_by_hand() -> None:
@@ -66,12 +68,12 @@ def test_the_loss_is_the_share_of_attention_by_hand() -> None:
     wanted[0, 0, 3, 3] = True
     wanted[1, 0, 3, 1] = True
     expected = -(torch.tensor(0.75).log() + torch.tensor(0.7).log()) / 2
-    torch.testing.assert_close(listening_loss(tuple(attention), wanted), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(attention_loss(tuple(attention), wanted), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_without_anything_to_guide_it_is_zero() -> None:
     attention = (torch.rand(1, 2, 4, 4, requires_grad=True),) * 3
-    assert listening_loss(attention, torch.zeros(3, 1, 4, 4, dtype=torch.bool)) == 0
+    assert attention_loss(attention, torch.zeros(3, 1, 4, 4, dtype=torch.bool)) == 0
 
 
 def test_numbers_are_the_tokens_with_a_digit() -> None:

@@ -6,7 +6,6 @@ import torch
 from PIL import Image
 
 from zoo.categories import CATEGORIES
-from zoo.vlm.prompts import option_ids, options, parse_choice
 from zoo.vlm.small.model import (
     END,
     IMAGE,
@@ -18,6 +17,7 @@ from zoo.vlm.small.model import (
     small_tokenizer,
     small_vlm,
 )
+from zoo.vlm.tasks.prompts import options, parse_choice
 
 TEXTS = [f"{bracket} Which one is the query?" for name in CATEGORIES for bracket in options(name, 5, True)]
 
@@ -47,10 +47,10 @@ def test_special_tokens_are_one_token_each():
 def test_options_differ_and_are_read_back(category):
     tokenizer = small_tokenizer(TEXTS, 400)
     texts = options(category, 12, no_match=True)
-    ids = option_ids(tokenizer, texts)
+    ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
     assert len({tuple(each) for each in ids}) == 13
     assert [parse_choice(tokenizer.decode(each), category, 12) for each in ids] == [*range(1, 13), 0]
-    known = option_ids(tokenizer, options(category, 5))
+    known = tokenizer(options(category, 5), add_special_tokens=False)["input_ids"]
     assert len({len(each) for each in known}) == 1, "seen often, each is as long as the others"
 
 
@@ -105,11 +105,11 @@ def test_a_conversation_goes_in_and_an_answer_comes_out():
     inputs = processor.apply_chat_template(
         asked, tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt"
     )
-    said = tokenizer.decode(inputs["input_ids"][0])
+    prompt = tokenizer.decode(inputs["input_ids"][0])
     pictured = f"{VISION_START}{IMAGE * 4}{VISION_END}"
-    assert said == f"{START}user\n{pictured}Which pet?{END}\n{START}assistant\n"
+    assert prompt == f"{START}user\n{pictured}Which pet?{END}\n{START}assistant\n"
     ids = model.generate(**inputs, max_new_tokens=5, do_sample=False)
     assert inputs["input_ids"].shape[1] < ids.shape[1] <= inputs["input_ids"].shape[1] + 5
     assert model.generation_config.eos_token_id == tokenizer.convert_tokens_to_ids(END)
-    told = processor.apply_chat_template([*asked, {"role": "assistant", "content": "[Pet 1]"}], tokenize=False)
-    assert told.endswith(f"{START}assistant\n[Pet 1]{END}\n")
+    whole = processor.apply_chat_template([*asked, {"role": "assistant", "content": "[Pet 1]"}], tokenize=False)
+    assert whole.endswith(f"{START}assistant\n[Pet 1]{END}\n")
