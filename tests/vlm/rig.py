@@ -17,7 +17,9 @@ from tests.conftest import draw_identity
 from zoo.cards import card
 from zoo.conversations.manifest import SCHEMA, Conversations, hashes
 from zoo.data.images import image_size
+from zoo.vlm.batch import VLMBatch
 from zoo.vlm.component import save_vlm
+from zoo.vlm.data import TaskData
 from zoo.vlm.match import MatchData, MatchStage
 from zoo.vlm.small.model import small_processor, small_tokenizer, small_vlm
 from zoo.vlm.tasks.match import GallerySource
@@ -114,6 +116,20 @@ def data_of(*collections: Conversations, **options: Any) -> MatchData:
     return MatchData(sources, **{"batch_size": 4, "eval_batch_size": 4, "workers": 0, **options})
 
 
+def pets_and_objects(root: Path) -> Path:
+    """Manifests of 8 conversations of pets and 8 of objects to train on, 3 and 3 to validate and to test on."""
+    split = [*rows("train", 8), *rows("val", 3), *rows("test", 3)]
+    for seed, category in enumerate(("pet", "object")):
+        galleries(root / category, category, split, seed=seed).save(root / category / "manifest.parquet")
+    return root
+
+
+def data_in(folder: Path, **options: Any) -> MatchData:
+    """Data of what `pets_and_objects` has written."""
+    sources = [GallerySource(str(folder / name / "manifest.parquet")) for name in ("pet", "object")]
+    return MatchData(sources, **{"batch_size": 4, "eval_batch_size": 4, "workers": 0, **options})
+
+
 def stage(**options: Any) -> MatchStage:
     """Stage 1 on the tiny base, by default with two experts."""
     return MatchStage(**{"vlm": base(), "experts": EXPERTS, "fusion": AdditiveFusion, **options})
@@ -126,7 +142,7 @@ def trainer(folder: Path, **options: Any) -> Trainer:
     return Trainer(default_root_dir=folder, accelerator="cpu", **{"max_epochs": 1, **quiet, **options})
 
 
-def attached(model: MatchStage, data: MatchData, folder: Path) -> MatchStage:
+def attached(model: MatchStage, data: TaskData, folder: Path) -> MatchStage:
     """The model and data set up, for steps that are called by hand."""
     run = trainer(folder)
     run.strategy.connect(model)
@@ -141,7 +157,13 @@ def attached(model: MatchStage, data: MatchData, folder: Path) -> MatchStage:
     return model
 
 
-def scores_of(folder: Path, data: MatchData, **options: Any) -> dict[str, float]:
+def first_batch(model: MatchStage, data: TaskData, folder: Path) -> VLMBatch:
+    """The first batch of training, of a model and data that are set up."""
+    attached(model, data, folder)
+    return next(iter(data.train_dataloader()))
+
+
+def scores_of(folder: Path, data: TaskData, **options: Any) -> dict[str, float]:
     """Name as it is logged -> score, of a test of stage 1."""
     return dict(trainer(folder).test(stage(**options), data, verbose=False)[0])
 

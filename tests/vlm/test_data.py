@@ -1,173 +1,374 @@
-"""ConversationData: which conversations there are, and when a run ends since too few of them can be used."""
+"""TaskData: how tasks are mixed, what a batch holds, and when a run ends since too little of it can be used."""
 
 import logging
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from lightning.pytorch.trainer.states import TrainerFn
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from PIL import Image
 
+from tests.vlm.colours import NameColour, WhichColour, squares
 from tests.vlm.rig import attached, corrupt, data_of, galleries, rows, scores_of, stage, trainer
-from zoo.conversations.manifest import Conversations
+from zoo.conversations.manifest import Conversations, hashes
 from zoo.data.samplers import Key
-from zoo.vlm.data import ConversationData, GallerySource
-from zoo.vlm.examples import ConversationDataset
-from zoo.world import Objects, Pets
+from zoo.vlm.batch import Example, Instance, VLMBatch
+from zoo.vlm.data import JoinedDataset, TaskData, collate, shares
+from zoo.vlm.match import MatchData
+from zoo.vlm.tasks import ImageReader, MatchTask, Task
+from zoo.vlm.tasks.match import GallerySource
+from zoo.vlm.tasks.task import TaskDataset
 
-SPLIT = [*rows("train", 12), *rows("val", 5), *rows("test", 9)]
-
-
-# ---------------------------------------------------------------------- what is there
-
-
-def test_levels_categories_and_chance_of_several_manifests(tmp_path):
-    pets = [("test", "tau=0.5", 3, 1), ("test", "tau=0.5", 5, 2), ("test", "tau=0.2", 2, 1), ("train", "tau=0.2", 2, 1)]
-    things = [("test", "tau=0.8", 4, 3)]
-    data = data_of(galleries(tmp_path / "a", "pet", pets), galleries(tmp_path / "b", "object", things), tau=[0.5, 0.9])
-    data.setup("test")
-    assert data.categories == ["pet", "object"] and not data.no_match
-    assert data.levels == ["tau=0.5", "tau=0.2", "tau=0.8"], "those that were asked for, then all others"
-    expected = {("pet", "tau=0.5"): (1 / 3 + 1 / 5) / 2, ("pet", "tau=0.2"): 1 / 2, ("object", "tau=0.8"): 1 / 4}
-    assert data.chance("test") == pytest.approx(expected)
-    assert data.chance("train") == {("pet", "tau=0.2"): 1 / 2} and not data.validates
-    assert data.rows("test").tolist() == [[0, 0], [0, 1], [0, 2], [1, 0]]
-    assert data.describe() == "pet 1 train, 0 val, 3 test; object 0 train, 0 val, 1 test"
-
-
-def test_one_gallery_without_a_match_makes_none_an_option_of_all(tmp_path):
-    data = data_of(galleries(tmp_path, "pet", [("test", "tau=0.5", 3, 1), ("test", "tau=0.5", 1, 0)]))
-    data.setup("test")
-    assert data.no_match and data.chance("test") == pytest.approx({("pet", "tau=0.5"): (1 / 4 + 1 / 2) / 2})
-    model = attached(stage(), data, tmp_path)
-    batch = next(iter(data.test_dataloader()))
-    texts = [model.batcher.processor.tokenizer.decode(ids) for ids in batch.input_ids]
-    assert all("or [None]." in text for text in texts)
-    dataset = ConversationDataset(data.conversations, data.rows("test"), data.no_match)
-    assert [dataset[Key(0, row)].answer for row in range(2)] == ["[Pet 1]", "[None]"]
-
-
-# ---------------------------------------------------------------------- manifests that are refused
-
-
-REFUSED = {
-    "gone": (lambda root: (root / "03_0.jpg").unlink(), "1 missing .such as 03_0.jpg.*Restore the images"),
-    "changed": (lambda root: corrupt(root / "03_0.jpg"), "1 changed .such as 03_0.jpg"),
-    "no manifest": (lambda root: (root / "manifest.parquet").unlink(), "There is no file .*manifest.parquet"),
-    "torn": (lambda root: corrupt(root / "manifest.parquet"), "no manifest of conversations"),
-}
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_manifests_that_do_not_fit_their_images_are_refused(case, tmp_path):
-    spoil, message = REFUSED[case]
-    data = data_of(galleries(tmp_path, "pet", SPLIT))
-    spoil(tmp_path)
-    with pytest.raises((ValueError, FileNotFoundError), match=message):
-        data.setup("fit")
-
-
-def test_galleries_mined_with_another_encoder_are_refused(tmp_path):
-    made = galleries(tmp_path, "pet", SPLIT, encoder="pet_mobilenetv3s050.world")
-    with pytest.raises(ValueError, match=r"mined with pet_mobilenet.*not with general_mobilenet.*tau does not mean"):
-        data_of(made).setup("fit")
-    data_of(made, encoder="pet_mobilenetv3s050.world").setup("fit")
-
-
-def test_identities_in_training_are_in_no_test_of_any_manifest(tmp_path):
-    """The same conversations once as training and once as test; and in other images, or under another root."""
-    made = galleries(tmp_path, "pet", rows("train", 6))
-    test = pa.Table.from_pylist([row | {"split": "test"} for row in made._table.to_pylist()], made._table.schema)
-
-    def both(root: Path, table: pa.Table) -> ConversationData:
-        made.save(tmp_path / "train.parquet")
-        Conversations(root, table, made.meta).save(tmp_path / "test.parquet")
-        return ConversationData([GallerySource(str(tmp_path / f"{name}.parquet")) for name in ("train", "test")])
-
-    with pytest.raises(ValueError, match=r"identities of the training conv.*held out .*such as '.*' of .*one split"):
-        both(tmp_path, test).setup("fit")
-    (tmp_path / "link").symlink_to(tmp_path)
-    with pytest.raises(ValueError, match="identities of the training conversations are held out"):
-        both(tmp_path / "link", test).setup("fit")
-    names = [
-        row | {"query_identity": "new", "gallery_identities": [f"new {n}" for n in range(3)]}
-        for row in test.to_pylist()
-    ]
-    with pytest.raises(ValueError, match="images of the training conversations are held out"):
-        both(tmp_path, pa.Table.from_pylist(names, test.schema)).setup("fit")
-    elsewhere = galleries(tmp_path / "b", "object", rows("test", 4))
-    both(tmp_path / "b", elsewhere._table).setup("fit")
-
-
-def test_what_is_asked_for_must_be_one_thing():
-    pet = {"pet": Pets(families=4)}
-    for options in ({}, {"galleries": [GallerySource("a.parquet")], "world": pet, "tau": [0.5]}):
-        with pytest.raises(ValueError, match="Give one of the two"):
-            ConversationData(**options)
-    with pytest.raises(ValueError, match="at least one level of difficulty"):
-        ConversationData(world=pet)
-    with pytest.raises(ValueError, match="tau is 1.5"):
-        ConversationData(world=pet, tau=[1.5])
+# ---------------------------------------------------------------------- shares of a batch
 
 
 @pytest.mark.parametrize(
-    ("stage_name", "verb", "split"),
-    [("fit", "train", "train"), (TrainerFn.VALIDATING, "validate", "val"), (TrainerFn.TESTING, "test", "test")],
+    ("weights", "batch_size", "processes", "expected"),
+    [
+        ({"a": 1}, 8, 2, {"a": 8}),
+        ({"a": 1, "b": 1}, 8, 1, {"a": 4, "b": 4}),
+        ({"a": 1, "b": 2}, 6, 1, {"a": 2, "b": 4}),
+        ({"a": 1, "b": 2}, 8, 1, {"a": 3, "b": 5}),  # 2.67 and 5.33: the larger remainder is rounded up
+        ({"a": 1, "b": 1, "c": 1}, 8, 2, {"a": 4, "b": 2, "c": 2}),  # 1.33 each on a process
+        ({"a": 0.15, "b": 0.85}, 64, 1, {"a": 10, "b": 54}),
+        ({"a": 0.15, "b": 0.85}, 64, 4, {"a": 8, "b": 56}),  # 2.4 of 16 on a process
+        ({"a": 0.01, "b": 0.99}, 64, 4, {"a": 4, "b": 60}),  # one on every process
+        ({"a": 0.01, "b": 0.01, "c": 0.98}, 8, 2, {"a": 2, "b": 2, "c": 4}),
+        ({"a": 0, "b": 3}, 8, 4, {"a": 0, "b": 8}),
+    ],
 )
-def test_a_split_without_conversations_is_named(stage_name, verb, split, tmp_path):
-    others = [row for row in SPLIT if row[0] != split]
-    data = data_of(galleries(tmp_path, "pet", others))
-    with pytest.raises(
-        ValueError, match=f"no conversation to {verb} with: .* of the {split} split .*--k and mine again"
-    ):
-        data.setup(stage_name)
+def test_shares_by_hand(weights, batch_size, processes, expected):
+    assert shares(weights, batch_size, processes) == expected
 
 
-def test_before_training_it_is_said_that_nothing_can_be_tested(tmp_path, caplog):
-    for name, split in (("some", SPLIT), ("none", rows("train", 4))):
-        data = data_of(galleries(tmp_path / name, "pet", split))
-        with caplog.at_level(logging.WARNING, logger="zoo"):
-            caplog.clear()
-            data.setup("fit")
-        assert data.tests == (name == "some")
-        assert caplog.text.count("no conversation in the test split: nothing is going to be tested") == (name == "none")
+@pytest.mark.parametrize(
+    ("weights", "batch_size", "processes", "message"),
+    [
+        ({"a": 1}, 7, 2, "batch_size is 7, for 1 tasks on 2 processes. Choose a multiple of 2, at least 2"),
+        ({"a": 1, "b": 1, "c": 0}, 4, 4, "for 2 tasks on 4 processes. Choose a multiple of 4, at least 8"),
+        ({"a": 1}, 0, 1, "batch_size is 0"),
+    ],
+)
+def test_batches_that_cannot_be_shared_are_refused(weights, batch_size, processes, message):
+    with pytest.raises(ValueError, match=message):
+        shares(weights, batch_size, processes)
 
 
-def test_too_few_identities_to_test_are_named_before_training(caplog):
-    data = ConversationData(world={"pet": Pets(families=4, members=4, views=2, size=32)}, k=8, tau=[-1.0])
-    data.prepare_data()
-    with caplog.at_level(logging.WARNING, logger="zoo"):
-        data.setup("fit")
-    assert re.search(r"no pet conversation in the test split: it has \d identities, and a gallery needs 8", caplog.text)
-    assert not data.tests
+# ---------------------------------------------------------------------- a mixture of tasks
 
 
-def test_settings_that_do_nothing_beside_manifests_are_named_once(tmp_path, caplog):
-    made = galleries(tmp_path, "pet", SPLIT)
-    with caplog.at_level(logging.INFO, logger="zoo"):
-        data_of(made).setup("fit")
-        assert "Not used" not in caplog.text
-        data = data_of(made, k=3, tau_quantile=[0.5], eval_conversations=9)
-        data.setup("fit")
-        data.setup("test")
-    assert caplog.text.count("Not used") == 1
-    assert "settings of their own: data.k, data.tau_quantile, data.eval_conversations." in caplog.text
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("mixture")
+    galleries(root / "photos", "pet", [*rows("train", 10), *rows("test", 3)]).save(root / "manifest.parquet")
+    return root
 
 
-def test_a_level_without_conversations_is_named_and_the_others_are_scored(tmp_path, caplog):
-    hard = [("train", "tau=0.8", 3, 1), ("val", "tau=0.8", 3, 1)]
-    data = data_of(galleries(tmp_path, "pet", [*SPLIT, *hard]))
-    with caplog.at_level(logging.WARNING, logger="zoo"):
-        scores = scores_of(tmp_path, data)
-    assert caplog.text.count("pet has no conversation at tau=0.8 in the test split") == 1
-    assert caplog.text.count("has no conversation") == 1
-    assert "test/pet/tau=0.5/accuracy" in scores and not any("tau=0.8" in name for name in scores)
-    assert not any(np.isnan(value) for value in scores.values())
+def tasks_in(folder: Path) -> list[Task]:
+    """14 squares to train on, of which two tasks make conversations; and 10 galleries."""
+    made = squares(folder, train=14, val=4, test=5)
+    return [WhichColour(made), MatchTask([GallerySource(str(folder / "manifest.parquet"))]), NameColour(made)]
+
+
+def mixture(folder: Path, **options: Any) -> TaskData:
+    weights = {"colour": 2.0, "match": 1.0, "naming": 1.0}
+    return TaskData(tasks_in(folder), **{"weights": weights, "batch_size": 8, "workers": 0, **options})
+
+
+def drawn(data: TaskData, epoch: int, first: int = 0) -> list[list[tuple[str, int]]]:
+    """Task and number of each conversation of the training batches of an epoch, on this process."""
+    loader = data.train_dataloader()
+    sampler, parts, size = loader.sampler, loader.dataset, loader.batch_size
+    sampler.set_epoch(epoch)
+    assert isinstance(parts, JoinedDataset) and size is not None
+    ends = [0, *parts.ends.tolist()]
+    found = []
+    for key in sampler:
+        part = int(np.searchsorted(parts.ends, key.row, side="right"))
+        found.append((parts.parts[part].task.name, key.row - ends[part]))
+    return [found[start : start + size] for start in range(0, len(found), size)][first:]
+
+
+@pytest.fixture
+def one(folder: Path, tmp_path: Path) -> TaskData:
+    data = mixture(folder)
+    attached(stage(experts=None, fusion=None), data, tmp_path)
+    return data
+
+
+def connected(one: TaskData, folder: Path, **options: Any) -> TaskData:
+    """Other data for the same model."""
+    data = mixture(folder, **options)
+    data.setup()
+    data.connect(one.model)
+    return data
+
+
+def test_every_batch_holds_the_tasks_by_weight(one, folder):
+    """An epoch is as long as the task that fills most batches; an item comes again when all others of its task have."""
+    batches = [batch for epoch in range(5) for batch in drawn(one, epoch)]
+    assert len(batches) == 5 * 7, "14 squares for naming, two in each batch"
+    assert all(Counter(name for name, _ in batch) == {"colour": 4, "match": 2, "naming": 2} for batch in batches)
+    for name, size in (("colour", 14), ("match", 10), ("naming", 14)):
+        rows_of = [row for batch in batches for task, row in batch if task == name]
+        assert all(sorted(rows_of[s : s + size]) == list(range(size)) for s in range(0, len(rows_of) - size, size))
+
+
+def test_a_batch_is_made_of_the_examples_of_all_tasks(one):
+    loader = one.train_dataloader()
+    batch = next(iter(loader))
+    assert [type(item).__name__ for item in batch.items] == ["Square"] * 4 + ["Conversation"] * 2 + ["Square"] * 2
+    keys = list(loader.sampler)[:8]
+    assert [loader.dataset[key].item for key in keys] == list(batch.items)
+    named = [loader.dataset[Key(0, row)] for row in (0, 13, 14, 23, 24, 37)]
+    texts = [example.messages[0]["content"][-1]["text"] for example in named]
+    assert (
+        texts
+        == ["Which colour is it?"] * 2 + ["Which pet is the query? Answer with one bracket."] * 2 + ["What is it?"] * 2
+    ), "rows are numbered task after task"
+
+
+def test_the_order_is_a_function_of_seed_and_epoch(one, folder):
+    assert drawn(one, 0) == drawn(connected(one, folder), 0) != drawn(one, 1)
+    assert drawn(one, 0) != drawn(connected(one, folder, seed=1), 0)
+
+
+def test_a_mixture_goes_on_where_it_was_interrupted(one, folder):
+    whole = {epoch: drawn(one, epoch) for epoch in (1, 2)}
+    resumed = connected(one, folder)
+    resumed.load_state_dict({"epoch": 1, "step": 3})
+    assert drawn(resumed, 1) == whole[1][3:] and drawn(resumed, 2) == whole[2]
+
+
+def test_two_processes_share_the_batches_of_one(one, folder, monkeypatch):
+    whole = drawn(one, 1)
+    monkeypatch.setattr("zoo.vlm.data.world_size", lambda: 2)
+    parts = []
+    for rank in range(2):
+        monkeypatch.setattr("zoo.vlm.data.rank", lambda rank=rank: rank)
+        parts.append(drawn(one, 1))
+    assert len(parts[0]) == len(parts[1]) == len(whole)
+    for batch, first, second in zip(whole, *parts, strict=True):
+        assert Counter(name for name, _ in first) == {"colour": 2, "match": 1, "naming": 1}
+        assert sorted(first + second) == sorted(batch)
+    monkeypatch.setattr("zoo.vlm.data.world_size", lambda: 3)
+    with pytest.raises(ValueError, match="multiple of 3"):
+        one.train_dataloader()
+
+
+def test_a_run_goes_on_with_the_batch_after_the_last(folder, tmp_path):
+    """From the middle of its second epoch, as the trainer resumes it."""
+
+    def items(**options: Any) -> list[tuple[Any, ...]]:
+        found: list[tuple[Any, ...]] = []
+        model = stage(experts=None, fusion=None)
+        model.on_train_batch_start = lambda batch, number: found.append(batch.items)  # type: ignore[method-assign]
+        keep = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=4, save_top_k=-1)
+        run = trainer(tmp_path, max_epochs=2, limit_val_batches=0, enable_checkpointing=True, callbacks=[keep])
+        run.fit(model, mixture(folder, batch_size=4, steps_per_epoch=3), **options)
+        return found
+
+    whole = items()
+    assert len(whole) == 6 and items(ckpt_path=tmp_path / "step=4.ckpt") == whole[4:]
+
+
+def test_a_weight_of_0_leaves_a_task_to_evaluation(folder, tmp_path):
+    data = mixture(folder, weights={"colour": 1.0})
+    attached(stage(experts=None, fusion=None), data, tmp_path)
+    loader = data.train_dataloader()
+    assert isinstance(loader.dataset, TaskDataset) and loader.dataset.task.name == "colour"
+    assert data.weights == {"colour": 1.0, "match": 0.0, "naming": 0.0}
+    assert [task.name for task in data.scored("test")] == ["colour", "match", "naming"]
+    assert [loader.dataset.task.name for loader in data.test_dataloader()] == ["colour", "match", "naming"]
+    assert [task.name for task in data.scored("val")] == ["colour", "naming"], "there is no gallery to validate on"
+    assert len(data.val_dataloader()) == 2
+
+
+def test_tasks_are_evaluated_that_are_named(folder, tmp_path):
+    data = mixture(folder, evaluate=["naming"])
+    attached(stage(experts=None, fusion=None), data, tmp_path)
+    assert [task.name for task in data.scored("test")] == ["naming"] and data.tests and data.validates
+    squares_of = {item.path for item in data.tasks[0].squares["test"]}  # type: ignore[attr-defined]
+    assert {image.path for image in data.images("test")} > squares_of, "what trains is kept, too"
+    photos = MatchTask([GallerySource(str(folder / "manifest.parquet"))])
+    unused = TaskData([WhichColour(squares(folder, train=2)), photos], {"colour": 1}, ["colour"])
+    unused.setup()
+    assert {image.path.name for image in unused.images("train", "test")} == {"00.png", "01.png"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"weights": {"color": 1.0}}, "data.weights names 'color'. The tasks are colour, match, naming"),
+        ({"evaluate": ["matching"]}, "data.evaluate names 'matching'"),
+        ({"weights": {"colour": -1.0}}, "Give numbers of 0 or more, one above 0"),
+        ({"weights": {"colour": 0.0}}, "Give numbers of 0 or more, one above 0"),
+    ],
+)
+def test_weights_and_names_that_fit_no_task_are_refused(options, message, folder):
+    with pytest.raises(ValueError, match=message):
+        mixture(folder, **options)
+
+
+def test_tasks_must_have_their_own_names(folder):
+    for tasks, names in (([], "none"), ([WhichColour({}), WhichColour({})], "colour, colour")):
+        with pytest.raises(ValueError, match=f"The tasks are {names}. Give at least one, each with its own name"):
+            TaskData(tasks)
+
+
+def test_loaders_without_a_model_are_refused_in_words(folder):
+    data = mixture(folder)
+    data.setup()
+    with pytest.raises(RuntimeError, match=r"no model is connected. .*data.connect\(model\) first"):
+        data.train_dataloader()
+
+
+# ---------------------------------------------------------------------- batches
+
+
+def test_batches_hold_gallery_then_query_of_each_conversation(tmp_path):
+    made = galleries(tmp_path, "pet", [*rows("train", 2), ("train", "tau=0.5", 5, 4), ("train", "tau=0.5", 1, 1)])
+    data = data_of(made)
+    model = attached(stage(), data, tmp_path)
+    batch = next(iter(data.train_dataloader()))
+    assert [len(c.gallery) for c in batch.items].count(3) == 2 and len(batch.items) == 4
+    first = 0
+    for conversation in batch.items:
+        refs = (*conversation.gallery, conversation.query)
+        for place, ref in enumerate(refs, start=first):
+            (image,), _ = ImageReader().open([tmp_path / ref.path])
+            alone = model.batcher([_example(image)]).experts["pet"].pixels[0]
+            assert torch.equal(batch.experts["pet"].pixels[place], alone), ref.path
+        first += len(refs)
+    assert first == len(batch.keys) == len(batch.image_tokens) and batch.experts["object"].pixels.shape[0] == 0
+
+
+def _example(image: Image.Image) -> Example:
+    message = {"role": "user", "content": [{"type": "image", "image": image}]}
+    return Example([message], "", None, ("it",), ((Instance("pet"),),))
+
+
+def test_without_pixels_a_batch_is_otherwise_the_same(tmp_path):
+    data = data_of(galleries(tmp_path, "pet", rows("train", 4)))
+    model = attached(stage(), data, tmp_path)
+    whole, blank = (
+        collate(
+            model.batcher,
+            [data.tasks[0].example("train", Key(0, row), ImageReader(decode)) for row in range(4)],
+            with_pixels=decode,
+        )
+        for decode in (True, False)
+    )
+    for name in ("input_ids", "attention_mask", "labels", "image_tokens"):
+        assert torch.equal(getattr(whole, name), getattr(blank, name)), name
+    assert torch.equal(whole.vision["image_grid_thw"], blank.vision["image_grid_thw"])
+    assert "pixel_values" in whole.vision and "pixel_values" not in blank.vision
+    assert whole.keys == blank.keys and whole.experts["pet"].keys == blank.experts["pet"].keys
+
+
+def test_batches_go_on_where_they_were_interrupted(tmp_path):
+    data = data_of(galleries(tmp_path, "pet", rows("train", 10)), batch_size=2, steps_per_epoch=4)
+    attached(stage(), data, tmp_path)
+
+    def queries(loader: Any, epoch: int) -> list[list[str]]:
+        loader.sampler.set_epoch(epoch)
+        return [[c.query.path for c in batch.items] for batch in loader]
+
+    loader = data.train_dataloader()
+    whole = [queries(loader, epoch) for epoch in range(3)]
+    data.load_state_dict({"epoch": 1, "step": 3})
+    resumed = data.train_dataloader()
+    assert queries(resumed, 1) == whole[1][3:] and queries(resumed, 2) == whole[2]
 
 
 # ---------------------------------------------------------------------- images that cannot be used
+
+
+def used(conversations: Conversations) -> dict[str, list[int]]:
+    """Path of an image -> numbers of the conversations that show it."""
+    found: dict[str, list[int]] = {}
+    for number, conversation in enumerate(conversations):
+        for ref in (*conversation.gallery, conversation.query):
+            found.setdefault(ref.path, []).append(number)
+    return found
+
+
+@pytest.mark.parametrize(("cached", "workers"), [(False, 0), (True, 1)])
+def test_a_corrupt_image_takes_its_conversations_along_and_no_others(cached, workers, tmp_path, caplog):
+    """Also one whose size can still be read, so that only a tower notices."""
+    root = tmp_path / "photos"
+    made = galleries(root, "pet", rows("test", 30), identities=40)
+    cache = str(tmp_path / "cache") if cached else False
+    data = data_of(made, max_unreadable=0.5, workers=workers)
+    data.setup("test")
+    path, lost = next((path, numbers) for path, numbers in used(made).items() if len(numbers) == 3)
+    whole = scores_of(tmp_path, data, cache=False)
+    assert whole["test/conversations"] == 30
+    corrupt(root / path)
+    with caplog.at_level(logging.WARNING, logger="zoo"):
+        scores = scores_of(tmp_path, data, cache=cache)
+    assert scores["test/conversations"] == 30 - len(lost)
+    assert "3 conversations were skipped" in caplog.text and caplog.text.count(f"{path}: ") == 3
+    assert all(f"(conversation {number} of pet)" in caplog.text for number in lost)
+    made.select(np.setdiff1d(np.arange(30), lost)).save(root / "kept.parquet")
+    (root / path).unlink()  # of no conversation any more
+    alone = MatchData([GallerySource(str(root / "kept.parquet"))], eval_batch_size=4, workers=0)
+    again = scores_of(tmp_path, alone)
+    assert again == pytest.approx(scores)
+
+
+def test_an_evaluation_batch_of_nothing_else_is_left_out(tmp_path):
+    made = galleries(tmp_path, "pet", rows("test", 9), identities=40)
+    data = data_of(made, max_unreadable=1.0, eval_batch_size=4)
+    data.setup("test")
+    corrupt(tmp_path / made[8].query.path)  # alone in its batch
+    assert scores_of(tmp_path, data)["test/conversations"] == 8
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_images_outside_of_the_token_budget_take_their_conversations_along(cached, tmp_path, caplog):
+    made = galleries(tmp_path, "pet", rows("test", 20), identities=40)
+    found = used(made)
+    line, long = [path for path, numbers in found.items() if len(numbers) == 2][:2]
+    Image.new("RGB", (900, 3), "red").save(tmp_path / line)
+    Image.new("RGB", (600, 28), "red").save(tmp_path / long)
+    lost = {*found[line], *found[long]}
+    options = {"cache": str(tmp_path / "cache") if cached else False, "min_tokens": 4, "max_tokens": 6}
+    made = _hashed_again(made)
+    with caplog.at_level(logging.WARNING, logger="zoo"):
+        scores = scores_of(tmp_path, data_of(made, max_unreadable=0.5), **options)
+    assert scores["test/conversations"] == 20 - len(lost) and f"{len(lost)} conversations were skipped" in caplog.text
+    assert re.search(rf"{line} .*hardly more than a line", caplog.text)
+    assert re.search(rf"{long} .*outside the budget of 4 to 6", caplog.text)
+    assert all(f"(conversation {number} of pet)" in caplog.text for number in lost)
+
+
+def _hashed_again(made: Conversations) -> Conversations:
+    found, table = hashes(made.root, list(made.images())), made._table.to_pylist()
+    for row in table:
+        row["query_sha256"] = found[row["query_path"]]
+        row["gallery_sha256"] = [found[path] for path in row["gallery_paths"]]
+    return Conversations(made.root, pa.Table.from_pylist(table, made._table.schema), made.meta)
+
+
+@pytest.mark.parametrize(("cached", "workers"), [(False, 1), (True, 0)])
+def test_a_box_outside_of_its_image_takes_its_conversation_along(cached, workers, tmp_path, caplog):
+    made = galleries(tmp_path / "photos", "pet", rows("test", 12), identities=12)
+    table = made._table.to_pylist()
+    table[5]["query_box"] = [90.0, 0.0, 20.0, 20.0]
+    table[7]["query_box"] = [4.0, 4.0, 20.0, 20.0]
+    made = Conversations(made.root, pa.Table.from_pylist(table, made._table.schema), made.meta)
+    cache = str(tmp_path / "cache") if cached else False
+    with caplog.at_level(logging.WARNING, logger="zoo"):
+        scores = scores_of(tmp_path, data_of(made, max_unreadable=0.1, workers=workers), cache=cache)
+    assert scores["test/conversations"] == 11
+    reason = f"{made[5].query.path} (conversation 5 of pet): the box (90.0, 0.0, 20.0, 20.0) holds nothing"
+    assert caplog.text.count(reason) == 1
 
 
 def test_training_goes_on_without_a_corrupt_image(tmp_path, caplog):
@@ -209,72 +410,14 @@ def test_a_training_batch_of_nothing_else_ends_the_run_in_words(tmp_path):
         trainer(tmp_path).fit(stage(), data)
 
 
-# ---------------------------------------------------------------------- order
-
-
-def test_batches_go_on_where_they_were_interrupted(tmp_path):
-    data = data_of(galleries(tmp_path, "pet", rows("train", 10)), batch_size=2, steps_per_epoch=4)
-    attached(stage(), data, tmp_path)
-
-    def queries(loader: Any, epoch: int) -> list[list[str]]:
-        loader.sampler.set_epoch(epoch)
-        return [[c.query.path for c in batch.examples] for batch in loader]
-
-    loader = data.train_dataloader()
-    whole = [queries(loader, epoch) for epoch in range(3)]
-    data.load_state_dict({"epoch": 1, "step": 3})
-    resumed = data.train_dataloader()
-    assert queries(resumed, 1) == whole[1][3:] and queries(resumed, 2) == whole[2]
-
-
-# ---------------------------------------------------------------------- from the procedural world
-
-
-def wings() -> dict[str, Any]:
-    return {
-        "pet": Pets(families=6, members=3, views=4, size=32),
-        "object": Objects(families=6, members=3, views=4, size=32),
-    }
-
-
-def test_galleries_of_the_world_are_mined_once(tmp_path, monkeypatch):
-    options: dict[str, Any] = {"world": wings(), "k": (2, 3), "tau_quantile": [0.0, 0.5], "eval_conversations": 6}
-    first = ConversationData(**options)
-    first.prepare_data()
-    first.setup("fit")
-    assert first.levels == ["quantile=0", "quantile=0.5"] and first.categories == ["pet", "object"]
-    sizes = np.concatenate([c.column("k") for c in first.conversations])
-    assert set(sizes) == {2, 3} and len(first.rows("test")) == 24
-    identities = {
-        split: {ref.identity for row in c for ref in (row.query, *row.gallery) if row.split == split}
-        for c in first.conversations[:1]
-        for split in ("train", "val", "test")
-    }
-    assert not identities["train"] & identities["test"] and not identities["train"] & identities["val"]
-    monkeypatch.setattr("zoo.vlm.data.build", lambda *_, **__: pytest.fail("mined again"))
-    again = ConversationData(**options)
-    again.setup("fit")
-    assert [list(c) for c in again.conversations] == [list(c) for c in first.conversations]
-    with pytest.raises(pytest.fail.Exception):
-        ConversationData(**{**options, "seed": 1}).setup("fit")
-
-
-def test_galleries_of_the_world_without_a_match():
-    data = ConversationData(world={"pet": wings()["pet"]}, k=2, tau=[-1.0], no_match=0.5)
-    data.prepare_data()
-    data.setup("fit")
-    (conversations,) = data.conversations
-    for split in ("train", "test"):
-        answers = conversations.column("answer")[conversations.column("split") == split]
-        assert (answers == 0).any() and (answers > 0).any()
-    assert data.no_match and set(data.chance("test").values()) == {1 / 3}
-
-
-def test_a_world_whose_test_identities_are_too_few_is_named():
-    few = Pets(families=3, members=2, views=2, size=32)
-    data = ConversationData(world={"pet": few}, k=20, tau=[-1.0])
-    data.prepare_data()
-    with pytest.raises(
-        ValueError, match=r"no conversation to test with: .*too few above tau.*Lower data.tau, data.*data.k"
-    ):
-        data.setup("test")
+def test_unusable_images_of_any_task_are_left_out(tmp_path):
+    """In one batch of a mixture: of two tasks that show the same broken square."""
+    galleries(tmp_path / "photos", "pet", rows("train", 4)).save(tmp_path / "manifest.parquet")
+    data = mixture(tmp_path, batch_size=56, steps_per_epoch=1)
+    attached(stage(experts=None, fusion=None), data, tmp_path)
+    broken = data.tasks[0].squares["train"][3].path  # type: ignore[attr-defined]
+    broken.write_bytes(b"no image")
+    batch: VLMBatch = next(iter(data.train_dataloader()))
+    # 28, 14 and 14 of 14, 4 and 14: the square comes twice as a choice and once to be named.
+    assert len(batch.items) == 56 - 3 and len(batch.skipped) == 3
+    assert all(str(broken) in reason for reason in batch.skipped)
