@@ -28,7 +28,7 @@ _MINED = (
     "The galleries are of images that the general encoder finds alike: that harms it alone, the more the higher the "
     "level, and perhaps in the experts' place, too."
 )
-_CHANCE = "A star says that 0 lies outside of the 95% interval; of 20 comparisons of equals, one is starred by chance."
+_CHANCE = "A star marks that 0 lies outside of the 95% interval; of 20 comparisons of equals, one is starred by chance."
 
 
 class Mean(NamedTuple):

@@ -113,16 +113,16 @@ def verify_all(options: argparse.Namespace, console: Console) -> int:
     for name in options.names or list_models():
         try:
             entry = verify(name)
-            said = f"[green]ok[/]      {name}: {len(entry.files)} file(s) intact, {run_once(load(name))}"
+            line = f"[green]ok[/]      {name}: {len(entry.files)} file(s) intact, {run_once(load(name))}"
         except (CardError, ImportError, RuntimeError) as error:
             failures += 1
-            said = f"[red]failed[/]  {name}: {escape(str(error))}"
-        console.print(said, highlight=False, soft_wrap=True)
+            line = f"[red]failed[/]  {name}: {escape(str(error))}"
+        console.print(line, highlight=False, soft_wrap=True)
     return int(failures > 0)
 
 
 def run_once(module: "ZooModule") -> str:
-    """Run a component on a fixed input and say what came out.
+    """Run a component on a fixed input and describe its output.
 
     Raises:
         CardError: an output that is not finite, or embeddings that are not of unit length.
@@ -171,12 +171,12 @@ def export(options: argparse.Namespace, console: Console) -> int:
         path = export_onnx(encoder, options.out, options.opset, options.tolerance, card(options.name))
     except ExportError as error:
         raise CardError(str(error)) from error
-    said = facts(path)
+    about = facts(path)
     size = sum(part.stat().st_size for part in (path, path.with_name(f"{path.name}.data")) if part.is_file())
     lines = [
-        f"{said['name']} -> {path}, {size / 1e6:.1f} MB",
-        *(f"{key:<14}{said[key]}" for key in ("input", "output", "normalisation", "resizing")),
-        f"{'difference':<14}at most {said['max_difference']} from torch, in batches of 1 and 3",
+        f"{about['name']} -> {path}, {size / 1e6:.1f} MB",
+        *(f"{key:<14}{about[key]}" for key in ("input", "output", "normalisation", "resizing")),
+        f"{'difference':<14}at most {about['max_difference']} from torch, in batches of 1 and 3",
     ]
     console.print(escape("\n".join(lines)), highlight=False, soft_wrap=True)
     return 0
@@ -211,8 +211,8 @@ def convert(options: argparse.Namespace, console: Console) -> int:
         scores=wanted.scores,
         recipe=wanted.recipe or f"python -m recipes.zoo convert {options.file.name}",
     )
-    said = f"{written.name}: {len(chosen)} tensors from {container} of {options.file.name} -> {options.out}"
-    console.print(escape(said), highlight=False, soft_wrap=True)
+    line = f"{written.name}: {len(chosen)} tensors from {container} of {options.file.name} -> {options.out}"
+    console.print(escape(line), highlight=False, soft_wrap=True)
     return 0
 
 
@@ -318,8 +318,8 @@ def _common_prefix(names: Iterable[str]) -> str:
 
 def _beginnings(names: Iterable[str]) -> str:
     counts = Counter(".".join(name.split(".")[:-1][:2]) or name for name in names)
-    said = ", ".join(f"{beginning} ({count})" for beginning, count in counts.most_common(6))
-    return f"The file's names begin with {said}; --prefix takes the part that fits."
+    listed = ", ".join(f"{beginning} ({count})" for beginning, count in counts.most_common(6))
+    return f"The file's names begin with {listed}; --prefix takes the part that fits."
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ class TimmEncoder(IdentityEncoder):
         return features if self.bnneck is None else self.bnneck(features)
 
     def tokens(self, images: Tensor) -> Tensor:
-        """What the trunk says of each place of an image, before the neck.
+        """What the trunk gives for each place of an image, before the neck.
 
         A transformer's patch tokens, class and register tokens left out; or a map's places row by row, each through
         the layers that stand between pooling and `features`, as if the map had no other. Where these are linear, as

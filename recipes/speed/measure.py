@@ -59,7 +59,7 @@ def _megabytes(process: int | str, key: str) -> float:
 
 
 def now(device: torch.device) -> float:
-    """Seconds on a clock, when all that the device was told to do is done."""
+    """Seconds on a clock, once the device has done all of its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()

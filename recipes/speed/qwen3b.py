@@ -8,7 +8,7 @@ import torch
 from zoo.vlm.small.model import IMAGE, VIDEO, VISION_END, VISION_START, small_processor
 
 VOCABULARY = 151_936
-#: what is not said is the default of transformers' configuration
+#: what is not given is the default of transformers' configuration
 SIZES: dict[str, dict[str, Any]] = {
     "text_config": {
         "vocab_size": VOCABULARY,

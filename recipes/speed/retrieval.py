@@ -45,7 +45,7 @@ class Stopped(NamedTuple):
 
 
 def serve(connection: Connection, way: str, path: Path) -> None:
-    """In its own process: prepare, say so, and work whenever told to, until told to end."""
+    """In its own process: prepare, report it, and work on request until asked to end."""
     features = Features.load(path)
     try:
         work = WAYS[way].prepare(features)
@@ -67,7 +67,7 @@ def serve(connection: Connection, way: str, path: Path) -> None:
 
 
 def _or_nan(measure: Callable[[], float | None]) -> float:
-    """Only Linux tells."""
+    """Known on Linux only."""
     try:
         return measure() or 0.0
     except OSError:

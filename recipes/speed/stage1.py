@@ -151,7 +151,7 @@ def check_same_work(turns: Turns, within: float) -> None:
             if not abs(loss - expected) <= within:
                 raise RuntimeError(
                     f"The loss of step {step} is {loss:.5f} for {way} and {expected:.5f} for {first}: they do not do "
-                    "the same, so their times say nothing. Find out where they part before comparing them."
+                    "the same, so their times cannot be compared. Find out where they part before comparing them."
                 )
 
 

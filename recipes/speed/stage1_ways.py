@@ -121,7 +121,7 @@ class Watch:
 
 
 class Log(Callback):
-    """Notes what makes a `Turn`: by itself under the Trainer, else told to.
+    """Notes what makes a `Turn`: as a callback of the Trainer, or by calls of its own methods.
 
     Args:
         device: where the model is.

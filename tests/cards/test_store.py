@@ -308,7 +308,7 @@ def flip(path: Path) -> None:
     [
         (Path.unlink, "are missing from"),
         (lambda path: path.rename(path.with_name("other.safetensors")), "holds .*other.safetensors"),
-        (truncate, "is truncated: [0-9,]+ bytes, its card says"),
+        (truncate, "is truncated: [0-9,]+ bytes, its card states"),
         (lambda path: path.write_bytes(path.read_bytes() + b"x"), "is not the file of its card"),
         (flip, "was changed: sha256"),
     ],

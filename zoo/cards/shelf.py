@@ -1,4 +1,4 @@
-"""The shelf: where a name, a folder or a hub id leads, and whether the files there are what their card says. Needs no
+"""The shelf: where a name, a folder or a hub id leads, and whether the files there are those of their card. Needs no
 torch."""
 
 import hashlib
@@ -178,8 +178,8 @@ def _verify(entry: WeightFile, path: Path) -> None:
     size = path.stat().st_size
     if size != entry.size:
         what = "is truncated" if size < entry.size else "is not the file of its card"
-        raise CardError(f"{path} {what}: {size:,} bytes, its card says {entry.size:,}. {remedy}")
+        raise CardError(f"{path} {what}: {size:,} bytes, its card states {entry.size:,}. {remedy}")
     found = describe(path).sha256
     if found != entry.sha256:
-        hashes = f"sha256 {found[:12]}…, its card says {entry.sha256[:12]}…"
+        hashes = f"sha256 {found[:12]}…, its card states {entry.sha256[:12]}…"
         raise CardError(f"{path} was changed: {hashes}. {remedy}")

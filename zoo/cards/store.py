@@ -51,7 +51,7 @@ def load_tensors(where: str | Path, file: str = HEAD) -> "dict[str, Tensor]":
         file: name of the file.
 
     Raises:
-        CardError: the card lists no such file, or its bytes are not what the card says.
+        CardError: the card lists no such file, or its bytes are not those of the card.
     """
     card, files = _open(where)
     if file not in files:

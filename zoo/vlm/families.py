@@ -203,7 +203,7 @@ class Family:
         if len(tokens) != expected:
             raise ValueError(
                 f"The tower of this {self.name} gave {len(tokens)} tokens of {width} numbers where its configuration "
-                f"says {expected}. Check its vision_config, or mend its entry in zoo/vlm/families.py."
+                f"gives {expected}. Check its vision_config, or mend its entry in zoo/vlm/families.py."
             )
         stand_in.deepstack = getattr(output, "deepstack_features", None) if self.deepstack else None
         return tokens

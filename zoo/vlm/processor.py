@@ -23,7 +23,7 @@ _MOST_RATIO = 200
 
 
 class UnfitImage(ValueError):
-    """An image that the model or an expert cannot take; the message names it, says why and what to do."""
+    """An image that the model or an expert cannot take; the message gives its name, the reason and the remedy."""
 
 
 class Detection(NamedTuple):
