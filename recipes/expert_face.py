@@ -1,4 +1,4 @@
-"""Train an expert that tells particular faces apart."""
+"""Train an expert that distinguishes particular faces."""
 
 from experts.expert import Expert
 from recipes.cli import Recipe, RecipeCLI, run

@@ -1,4 +1,4 @@
-"""Train an expert that tells particular household objects apart."""
+"""Train an expert that distinguishes particular household objects."""
 
 from experts.expert import Expert
 from recipes.cli import Recipe, RecipeCLI, run

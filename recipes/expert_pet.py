@@ -1,4 +1,4 @@
-"""Train an expert that tells particular pets apart."""
+"""Train an expert that distinguishes particular pets."""
 
 from experts.expert import Expert
 from recipes.cli import Recipe, RecipeCLI, run

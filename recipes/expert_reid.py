@@ -1,4 +1,4 @@
-"""Train an expert that tells particular persons apart, also across cameras and in other clothes."""
+"""Train an expert that distinguishes particular persons, also across cameras and in other clothes."""
 
 from experts.expert import Expert
 from recipes.cli import Recipe, RecipeCLI, run

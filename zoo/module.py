@@ -365,7 +365,7 @@ def _named(name: str, patterns: tuple[str, ...]) -> bool:
     return any(_matches(name, pattern) for pattern in patterns)
 
 
-def _is_plain(value: Any) -> bool:
+def _is_plain(value: object) -> bool:
     if isinstance(value, Mapping):
         return all(isinstance(k, str) and _is_plain(v) for k, v in value.items())
     if isinstance(value, list | tuple):

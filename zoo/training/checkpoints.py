@@ -13,7 +13,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes beside the target, then renames. Lightning's own goes by way of the system's temporary folder, from
     where a checkpoint is copied over the earlier one when that is another file system."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: object = None) -> None:
         """Save, whole or not at all.
 
         Raises:
