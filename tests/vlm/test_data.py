@@ -201,6 +201,23 @@ def test_tasks_are_evaluated_that_are_named(folder, tmp_path):
     assert {image.path.name for image in unused.images("train", "test")} == {"00.png", "01.png"}
 
 
+@pytest.mark.parametrize(("stage_name", "split"), [("fit", "train"), ("validate", "val"), ("test", "test")])
+def test_tasks_that_are_used_must_have_items(stage_name, split, folder):
+    """Those that train, and those that are named for evaluation; of others, one that has some is enough."""
+    made = squares(folder, train=4, val=4, test=4)
+    some, none = WhichColour(made), NameColour({name: own for name, own in made.items() if name != split})
+    message = f"The task naming has no item in the {split} split"
+    refused = [TaskData([none]), TaskData([some, none], evaluate=["naming"])]
+    accepted = [TaskData([some, none], {"colour": 1.0}), TaskData([some, none], {"colour": 1.0}, ["colour"])]
+    if stage_name == "fit":
+        refused, accepted = [TaskData([none]), TaskData([some, none])], accepted
+    for data in refused:
+        with pytest.raises(ValueError, match=message):
+            data.setup(stage_name)
+    for data in accepted:
+        data.setup(stage_name)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -16,7 +16,7 @@ from zoo.vlm.batch import Example, VLMBatch
 from zoo.vlm.cache.towers import KeptImage
 from zoo.vlm.processor import VLMProcessor
 from zoo.vlm.tasks.images import ImageReader
-from zoo.vlm.tasks.task import Skipped, Task, TaskDataset
+from zoo.vlm.tasks.task import STAGES, Skipped, Task, TaskDataset
 
 log = logging.getLogger(__name__)
 
@@ -120,9 +120,17 @@ class TaskData(ResumableData):
         for task in self.tasks:
             task.setup()
         if stage is not None:
-            trained = [task for task in self.tasks if self.weights[task.name]]
-            for task in trained if stage == "fit" else self._evaluated():
+            for task in self._used(stage):
                 task.check(stage)
+
+    def _used(self, stage: str) -> list[Task]:
+        """Those that must have items: what trains, or what is named to be evaluated. Of tasks that are not named, one
+        with items is enough."""
+        if stage == "fit":
+            return [task for task in self.tasks if self.weights[task.name]]
+        if stage in STAGES and self.evaluate is None:
+            return self.scored(STAGES[stage][1]) or self.tasks
+        return self._evaluated()
 
     def _evaluated(self) -> list[Task]:
         return [task for task in self.tasks if self.evaluate is None or task.name in self.evaluate]

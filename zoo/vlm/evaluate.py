@@ -34,7 +34,8 @@ def evaluate(
     """
     if split not in ("val", "test"):
         raise ValueError(f"split is {split!r}. Give val or test.")
-    data = TaskData(list(tasks), eval_batch_size=batch_size, workers=workers)
+    names = [task.name for task in tasks]
+    data = TaskData(list(tasks), evaluate=names, eval_batch_size=batch_size, workers=workers)
     with TemporaryDirectory() as folder:
         trainer = trainer or Trainer(
             default_root_dir=folder, logger=False, enable_checkpointing=False, enable_model_summary=False

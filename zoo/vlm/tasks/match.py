@@ -32,12 +32,11 @@ from zoo.vlm.fused import TowerFeatures
 from zoo.vlm.tasks.choice import ChoiceTask, Options
 from zoo.vlm.tasks.images import ImageReader
 from zoo.vlm.tasks.prompts import gallery_question, option, options, parse_choice
-from zoo.vlm.tasks.task import Answering, Skipped
+from zoo.vlm.tasks.task import STAGES, Answering, Skipped
 from zoo.world import World
 
 log = logging.getLogger(__name__)
 
-_STAGES = {"fit": ("train", "train"), "validate": ("validate", "val"), "test": ("test", "test")}  # -> verb, split
 _SPLITS = ("train", "val", "test")
 
 #: category -> its world; "default" for all that `zoo.categories` knows
@@ -267,9 +266,9 @@ class MatchTask(ChoiceTask[Conversation]):
     # ------------------------------------------------------------------ checks
 
     def check(self, stage: str) -> None:
-        if stage not in _STAGES:
+        if stage not in STAGES:
             return
-        verb, split = _STAGES[stage]
+        verb, split = STAGES[stage]
         if not self.size(split):
             skipped = [conversations.meta["skipped"].get(split) for conversations in self.conversations]
             remedy = "data.tau, data.tau_quantile or data.k" if self.world else "--tau, --tau_quantile or --k and mine"

@@ -15,6 +15,9 @@ from zoo.vlm.cache.towers import KeptImage
 from zoo.vlm.fused import TowerFeatures
 from zoo.vlm.tasks.images import ImageReader
 
+#: stage of a run -> what it does, and the split that it does it with
+STAGES = {"fit": ("train", "train"), "validate": ("validate", "val"), "test": ("test", "test")}
+
 #: what a task's conversations are made from
 Item = TypeVar("Item")
 
@@ -122,6 +125,11 @@ class Task(ABC, Generic[Item]):
         Raises:
             ValueError: there is no item for the stage.
         """
+        verb, split = STAGES.get(stage, ("", ""))
+        if split and not self.size(split):
+            raise ValueError(
+                f"The task {self.name} has no item in the {split} split to {verb} with. Give it some, or leave it out."
+            )
 
 
 class TaskDataset(Dataset[Example | Skipped]):
