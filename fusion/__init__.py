@@ -30,7 +30,7 @@ def adapters() -> list[type[FusionAdapter]]:
         adapter = waiting.pop(0)
         found[adapter] = None
         waiting += adapter.__subclasses__()
-    return [adapter for adapter in found if not adapter.__abstractmethods__]
+    return [adapter for adapter in found if not getattr(adapter.update_images, "__isabstractmethod__", False)]
 
 
 def variants() -> dict[str, tuple[type[FusionAdapter], FusionVariant]]:

@@ -162,10 +162,9 @@ def choices_of(model: Mapping[str, Any], general: str) -> dict[str, dict[str, tu
         general: card of the general encoder.
     """
     given = model["fusion"]["init_args"]
-    kept = {name: given[name] for name in ("hidden", "gate") if name in given}  # every adapter has these
     own, adapters = "", {}
     for name, (adapter, variant) in fusion.variants().items():
-        stated = _shared(adapter) | kept | variant.arguments
+        stated = _shared(adapter, given) | variant.arguments
         same_class = model["fusion"]["class_path"].rpartition(".")[2] == adapter.__name__
         if same_class and stated == given and variant.patch_tokens == model["patch_tokens"]:
             own = name
@@ -182,10 +181,10 @@ def choices_of(model: Mapping[str, Any], general: str) -> dict[str, dict[str, tu
     }
 
 
-def _shared(adapter: type[FusionAdapter]) -> dict[str, Any]:
-    """The defaults of the arguments that most adapters have, as far as this one has them."""
+def _shared(adapter: type[FusionAdapter], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that most adapters have, as far as this one has them: as given, else its defaults."""
     known = signature(adapter).parameters
-    return {name: known[name].default for name in ("hidden", "gate") if name in known}
+    return {name: given.get(name, known[name].default) for name in ("hidden", "gate") if name in known}
 
 
 def variants_of(choices: Mapping[str, Mapping[str, tuple[str, ...]]], grid: bool) -> list[Variant]:

@@ -131,10 +131,10 @@ def check_by_hand(adapter: FusionAdapter, by_hand: ByHand) -> None:
         tokens, identities = batch.tokens[batch.rows(number)].tolist(), batch.identity[number][valid].tolist()
         if not tokens or not identities:
             continue
-        moved, listened = by_hand(tokens, identities)
+        moved, attended = by_hand(tokens, identities)
         wanted_update[batch.rows(number)] = torch.tensor(moved)
         wanted_attention[batch.rows(number)] = wanted_attention[batch.rows(number)].masked_scatter(
-            valid.expand(len(tokens), -1), torch.tensor(listened)
+            valid.expand(len(tokens), -1), torch.tensor(attended)
         )
     assert torch.allclose(update, wanted_update, atol=1e-5), (update - wanted_update).abs().max()
     assert torch.allclose(attention, wanted_attention, atol=1e-5), (attention - wanted_attention).abs().max()

@@ -13,12 +13,12 @@ from zoo.contracts import FusionAdapter
 
 each = pytest.mark.parametrize("name", ADAPTERS)
 NOTHING = Packed(torch.zeros(0, D), torch.tensor([0]), torch.zeros(0, 1, E), torch.zeros(0, 1, dtype=torch.bool))
-UNHEARD = Packed(
+NONE_VALID = Packed(
     torch.randn(5, D), torch.tensor([0, 2, 5]), torch.full((2, 1, E), torch.nan), torch.zeros(2, 1, dtype=torch.bool)
 )
 NO_SLOT = Packed(torch.randn(5, D), torch.tensor([0, 2, 5]), torch.zeros(2, 0, E), torch.zeros(2, 0, dtype=torch.bool))
 NO_TOKEN = Packed(torch.zeros(0, D), torch.tensor([0, 0]), torch.randn(1, 1, E), torch.ones(1, 1, dtype=torch.bool))
-SILENT = {"no image": NOTHING, "none valid": UNHEARD, "no identity": NO_SLOT, "no token": NO_TOKEN}
+WITHOUT = {"no image": NOTHING, "none valid": NONE_VALID, "no identity": NO_SLOT, "no token": NO_TOKEN}
 
 
 @each
@@ -27,9 +27,9 @@ def test_packed_images_equal_one_by_one(name, seed):
     adapter, batch = make(name), packed((4, 1, 7, 3, 0, 5, 0) if seed == 0 else (6, 2, 0, 6, 9, 1), seed)
     update, attention = adapter(*batch, return_attention=True)
     for number in range(len(batch.mask)):
-        alone, listened = adapter(*batch.image(number), return_attention=True)
+        alone, attended = adapter(*batch.image(number), return_attention=True)
         assert torch.allclose(update[batch.rows(number)], alone, atol=1e-6)
-        assert torch.allclose(attention[batch.rows(number)], listened, atol=1e-6)
+        assert torch.allclose(attention[batch.rows(number)], attended, atol=1e-6)
 
 
 @each
@@ -44,11 +44,11 @@ def test_the_order_of_images_and_of_their_identities_does_not_matter(name):
         batch.mask[order][:, shuffled],
     )
     update, attention = adapter(*batch, return_attention=True)
-    again, listened = adapter(*moved, return_attention=True)
+    again, attended = adapter(*moved, return_attention=True)
     wanted = torch.cat([update[batch.rows(int(i))] for i in order])
     assert torch.allclose(again, wanted, atol=1e-6)
     drawn = torch.cat([attention[batch.rows(int(i))] for i in order])
-    assert torch.allclose(listened, drawn[:, shuffled], atol=1e-6)
+    assert torch.allclose(attended, drawn[:, shuffled], atol=1e-6)
 
 
 @each
@@ -63,8 +63,8 @@ def test_images_without_a_valid_identity_are_untouched_and_masked_rows_never_cou
     assert torch.equal(adapter(*other), update)
     update.square().sum().backward()
     assert all(parameter.grad.isfinite().all() for parameter in adapter.parameters())
-    heard = batch.mask.any(dim=1)[torch.repeat_interleave(torch.arange(7), batch.cu_seqlens.diff())]
-    assert (update[heard].abs().sum(dim=1) > 0).all()
+    touched = batch.mask.any(dim=1)[torch.repeat_interleave(torch.arange(7), batch.cu_seqlens.diff())]
+    assert (update[touched].abs().sum(dim=1) > 0).all()
 
 
 @each
@@ -76,9 +76,9 @@ def test_tokens_of_untouched_images_may_be_anything(name):
 
 
 @each
-@pytest.mark.parametrize("case", SILENT)
-def test_without_anything_to_say_the_update_is_zero_and_every_parameter_has_a_gradient(name, case):
-    adapter, batch = make(name), SILENT[case]
+@pytest.mark.parametrize("case", WITHOUT)
+def test_without_an_identity_the_update_is_zero_and_every_parameter_has_a_gradient(name, case):
+    adapter, batch = make(name), WITHOUT[case]
     with torch.no_grad():
         next(adapter.mlp.parameters()).fill_(torch.inf)  # 0 times it would be nan
     update, attention = adapter(*batch, return_attention=True)

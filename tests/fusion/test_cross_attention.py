@@ -15,10 +15,10 @@ def test_update_is_multi_head_attention_to_the_identity_tokens(name):
     def by_hand(tokens, identities):
         wide = [mlp(identity, adapter.mlp) for identity in identities]
         answers = [vector[s * D : (s + 1) * D] for vector in wide for s in range(adapter.slots)]
-        moved, listened = [], []
+        moved, attended = [], []
         for token in tokens:
             query, joined = linear(layer_norm(token, adapter.norm), adapter.query), []
-            heard = [0.0] * len(identities)
+            shares = [0.0] * len(identities)
             for head in range(adapter.heads):
                 part = slice(head * width, (head + 1) * width)
                 keys = [linear(answer, adapter.key)[part] for answer in answers]
@@ -26,10 +26,10 @@ def test_update_is_multi_head_attention_to_the_identity_tokens(name):
                 weights = softmax([dot(query[part], key) / math.sqrt(width) for key in keys])
                 joined += plus(*(times(w, v) for w, v in zip(weights, values, strict=True)))
                 for place, weight in enumerate(weights):
-                    heard[place // adapter.slots] += weight / adapter.heads
+                    shares[place // adapter.slots] += weight / adapter.heads
             moved.append(times(gate, linear(joined, adapter.out)))
-            listened.append(heard)
-        return moved, listened
+            attended.append(shares)
+        return moved, attended
 
     check_by_hand(adapter, by_hand)
 
