@@ -98,9 +98,12 @@ class ZooModule(LightningModule):
         self.scores: Scores = {}  # of the last validation or test
 
     def configure_callbacks(self) -> list[Callback]:
-        """What a run of this root always has: the model and the data module are connected."""
-        attached = any(isinstance(callback, Connect) for callback in getattr(self.trainer, "callbacks", ()))
-        return [] if attached else [Connect()]  # by an earlier run of the same trainer
+        """Put before all callbacks of the trainer, once, the one that connects the model and the data module: another's
+        `setup` may already configure the model, as that of weight averaging does, and those returned come last."""
+        attached: list[Callback] = getattr(self.trainer, "callbacks", [])
+        if not any(isinstance(callback, Connect) for callback in attached):
+            attached.insert(0, Connect())
+        return []
 
     # ------------------------------------------------------------------ rebuilding
 
