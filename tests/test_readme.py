@@ -131,6 +131,11 @@ def test_every_link_leads_somewhere():
             assert target.startswith("http") or (page.parent / target).exists(), (page, target)
 
 
+def test_every_test_that_a_page_names_is_there():
+    named = {path for page in PAGES for path in re.findall(r"tests/[\w/]+\.py", page.read_text(encoding="utf-8"))}
+    assert len(named) > 10 and not [path for path in named if not (ROOT / path).is_file()]
+
+
 def test_every_page_fits_two_screens():
     """What stands where one works is short; the top page takes three minutes."""
     for page in PAGES:
