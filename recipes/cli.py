@@ -200,7 +200,8 @@ class RecipeCLI(LightningCLI):
         self.kept = {"best checkpoint": fit.best, **fit.kept}
         if (folder / "pictures").is_dir():
             self.kept["pictures"] = folder / "pictures"
-        lines = [f"{what:<17}{path}" for what, path in self.kept.items()]
+        named = {"component": self.model.component_folder}
+        lines = [f"{named.get(what, what):<17}{path}" for what, path in self.kept.items()]
         lines.append(f"Look at it:  tensorboard --logdir {folder}")
         if self.recipe.use:
             use = self.recipe.use.format(run=folder, best=fit.best, **fit.kept)

@@ -157,8 +157,9 @@ class Card:
             raise CardError(f"{path} is not YAML: {error}. Correct it, or save it again.") from error
 
     def to_dict(self) -> dict[str, Any]:
-        """The mapping that `from_dict` reads; plain values only."""
-        return {_KEYS.get(key, key): value for key, value in plain(asdict(self), "card").items()}
+        """The mapping that `from_dict` reads; plain values only, `frozen` where there is anything."""
+        entries = plain(asdict(self), "card").items()
+        return {_KEYS.get(key, key): value for key, value in entries if value or key != "frozen"}
 
     def write(self, path: Path) -> None:
         """Write the card as YAML, in the order of its fields."""
