@@ -88,7 +88,7 @@ class Rise:
             self.before = resident_megabytes()
 
     def megabytes(self) -> float:
-        """The highest rise up to now, nan where the system does not tell."""
+        """The highest rise up to now, nan where the system does not report it."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) / 1e6 - self.before
         with suppress(OSError):

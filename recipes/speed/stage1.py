@@ -29,13 +29,12 @@ from rich.table import Table
 from recipes.speed.measure import Apart
 from recipes.speed.qwen3b import PEAK, SIZES, VOCABULARY
 from recipes.speed.stage1_ways import Job, Ours, Plain, Turn
-from zoo.vlm.data import ConversationData
 from zoo.vlm.loading import load_config
-from zoo.world import Faces, Objects, Persons, Pets, World
+from zoo.vlm.tasks.match import MatchTask, Worlds
 
 # As recipes/configs/vlm_stage1.yaml has them, so that galleries which were mined for it serve here, too.
-WORLD: dict[str, World] = {"person": Persons(), "face": Faces(), "pet": Pets(), "object": Objects()}
-MINED = {"tau_quantile": [0.5, 0.9, 0.97], "eval_conversations": 200}
+WORLD: Worlds = "default"
+MINED: dict[str, Any] = {"tau_quantile": [0.5, 0.9, 0.97], "eval_conversations": 200}
 
 WIDE_BATCH = 8  # most conversations in a batch where the logits of all tokens take gigabytes
 AGREEMENT = 1e-3, 1e-2  # of losses, in float32 and in bfloat16
@@ -77,16 +76,17 @@ def main(args: list[str] | None = None) -> None:
 
 def conversations(folder: Path, count: int) -> tuple[str, ...]:
     """Manifests of `count` training conversations of the world, equally many of each category."""
-    data = ConversationData(world=WORLD, **MINED)  # type: ignore[arg-type]
-    data.prepare_data()
-    data.setup("fit")
+    task = MatchTask(world=WORLD, **MINED)
+    task.prepare()
+    task.setup()
+    task.check("fit")
     paths, rng = [], np.random.default_rng(0)
-    for number, mined in enumerate(data.conversations):
+    for number, mined in enumerate(task.conversations):
         own = np.flatnonzero(mined.column("split") == "train")
-        wanted = (count + number) // len(data.conversations)
+        wanted = (count + number) // len(task.conversations)
         paths.append(folder / f"{mined.meta['category']}.parquet")
         chosen = rng.choice(own, wanted, replace=wanted > len(own))
-        # One to hold out of each split, else the data would name what they lack.
+        # One to hold out of each split, else the data would log what they lack.
         held_out = [np.flatnonzero(mined.column("split") == split)[:1] for split in ("val", "test")]
         mined.select(np.sort(np.concatenate([chosen, *held_out]))).save(paths[-1])
     return tuple(map(str, paths))

@@ -9,36 +9,42 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial, wraps
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
 from unittest.mock import patch
 
 import numpy as np
 import torch
-from lightning import Trainer
+from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
+from transformers import PreTrainedConfig
 
-import zoo.vlm.examples
+import zoo
+import zoo.vlm.tasks.images
 from fusion import AdditiveFusion
 from recipes.process import use_cpu_well
 from recipes.speed.measure import Rise, now
 from recipes.speed.qwen3b import flops, sized
-from zoo.conversations.manifest import Conversation, Conversations
+from zoo.contracts import IdentityEncoder
+from zoo.conversations.manifest import Conversation
 from zoo.data.samplers import Key, ShuffledSampler
 from zoo.module import Optim
 from zoo.vlm.batch import IGNORED, VLMBatch
-from zoo.vlm.data import ConversationData, GallerySource
 from zoo.vlm.families import family_of
 from zoo.vlm.fused import FusedVLM
 from zoo.vlm.loading import load_vlm
-from zoo.vlm.match import MatchStage
+from zoo.vlm.match import MatchData, MatchStage
 from zoo.vlm.processor import VLMProcessor
-from zoo.vlm.prompts import option, stage_one
+from zoo.vlm.tasks.match import GallerySource, MatchTask
+from zoo.vlm.tasks.prompts import gallery_question, option
 
 EXPERT = "{}_mobilenetv3s050.world"
 OPTIM = Optim(lr=1e-3, weight_decay=0.0, warmup=0.0)
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -75,9 +81,19 @@ class Job:
             network.resize_token_embeddings(self.vocabulary, mean_resizing=False)
         return network.to(self.device), processor
 
-    def data(self, batch: int) -> ConversationData:
+    def sources(self) -> list[GallerySource]:
+        """Its conversations."""
+        return [GallerySource(path) for path in self.manifests]
+
+    def task(self) -> MatchTask:
+        """Its conversations, set up."""
+        task = MatchTask(self.sources())
+        task.setup()
+        return task
+
+    def data(self, batch: int) -> MatchData:
         """Its conversations in batches, decoded where they are trained on."""
-        return ConversationData([GallerySource(path) for path in self.manifests], batch_size=batch, workers=0)
+        return MatchData(self.sources(), batch_size=batch, workers=0)
 
 
 class Turn(NamedTuple):
@@ -106,11 +122,11 @@ class Watch:
     def __init__(self, device: torch.device) -> None:
         self.device, self.seconds = device, 0.0
 
-    def __call__(self, work: Callable[..., Any]) -> Callable[..., Any]:
+    def __call__(self, work: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
         """The function, watched; on CUDA it then waits for the device."""
 
         @wraps(work)
-        def watched(*given: Any, **named: Any) -> Any:
+        def watched(*given: Parameters.args, **named: Parameters.kwargs) -> Result:
             start = now(self.device)
             try:
                 return work(*given, **named)
@@ -131,7 +147,11 @@ class Log(Callback):
     """
 
     def __init__(
-        self, device: torch.device, towers: Watch | None = None, compared: int = 2, config: Any = None
+        self,
+        device: torch.device,
+        towers: Watch | None = None,
+        compared: int = 2,
+        config: PreTrainedConfig | None = None,
     ) -> None:
         self.device, self.towers, self.compared, self.config = device, towers or Watch(device), compared, config
         self.starts: list[tuple[float, float]] = []
@@ -159,19 +179,24 @@ class Log(Callback):
             flops=statistics.fmean(self.flops or [math.nan]),
         )
 
-    def on_train_start(self, trainer: Any, *_: Any) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.begin()
 
-    def on_train_batch_start(self, trainer: Any, module: Any, batch: VLMBatch, number: int) -> None:
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: VLMBatch, batch_idx: int
+    ) -> None:
         self.start()
         if self.config is not None:
             lengths = batch.attention_mask.sum(1)
             self.tokens.append(int(lengths.sum()))
             answers = int((batch.labels != IGNORED).sum())
-            self.flops.append(flops(self.config, module.fused.patches(batch).tolist(), lengths.tolist(), answers))
+            patches = cast(MatchStage, pl_module).fused.patches(batch)
+            self.flops.append(flops(self.config, patches.tolist(), lengths.tolist(), answers))
 
-    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, *_: Any) -> None:
-        self.losses.append(outputs["loss"].detach())
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: VLMBatch, batch_idx: int
+    ) -> None:
+        self.losses.append(cast(dict[str, Tensor], outputs)["loss"].detach())
 
 
 class Start:
@@ -192,17 +217,16 @@ class Start:
 
 
 class Photos(Dataset[tuple[Conversation, list[Image.Image]]]):
-    """Conversations with their images, gallery first."""
+    """Training conversations with their images, gallery first."""
 
-    def __init__(self, collections: Sequence[Conversations], rows: np.ndarray) -> None:
-        self.collections, self.rows = collections, rows
+    def __init__(self, task: MatchTask) -> None:
+        self.task = task
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return self.task.size("train")
 
     def __getitem__(self, key: Key) -> tuple[Conversation, list[Image.Image]]:
-        collection, number = self.rows[key.row]
-        conversation, root = self.collections[collection][int(number)], self.collections[collection].root
+        root, conversation = self.task.at("train", key.row)
         refs = (*conversation.gallery, conversation.query)
         return conversation, [Image.open(root / ref.path).convert("RGB") for ref in refs]
 
@@ -218,9 +242,7 @@ class Plain:
         projector = self.network.get_submodule(family_of(self.network.config).projector)
         projector.float().requires_grad_(True)
         self.trained = Start(projector)
-        data = job.data(job.batch)
-        data.setup("fit")
-        self.photos = Photos(data.conversations, data.rows("train"))
+        self.photos = Photos(job.task())
         self.run(batch=2, steps=1)
 
     def __call__(self) -> Turn:
@@ -250,7 +272,7 @@ class Plain:
         """What transformers' processor makes of them, with labels."""
         tokenizer, texts, answers = self.processor.tokenizer, [], []
         for conversation, images in items:
-            messages = stage_one(images[:-1], images[-1], conversation.category)
+            messages = gallery_question(images[:-1], images[-1], conversation.category)
             prompt = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
             answer = option(conversation.category, conversation.answer) + tokenizer.eos_token
             texts.append(prompt + answer)
@@ -280,18 +302,18 @@ class Ours:
         quieten()
         self.job, self.device = job, torch.device(job.device)
         network, processor = job.model()
-        categories = [Conversations.load(Path(path)).meta["category"] for path in job.manifests] if experts else []
-        encoders: dict[str, Any] = {category: zoo.load(EXPERT.format(category)) for category in categories}
-        self.stage = MatchStage(job.vlm, optim=OPTIM, cache=None if cache is None else str(cache))
-        self.stage._print_what_trains = lambda groups: None  # type: ignore[method-assign]
+        categories = job.task().groups if experts else []
+        encoders = {category: cast(IdentityEncoder, zoo.load(EXPERT.format(category))) for category in categories}
+        self.stage = MatchStage(vlm=job.vlm, optim=OPTIM, cache=None if cache is None else str(cache))
         fused = FusedVLM(network, encoders, partial(AdditiveFusion, rescale=True))
         batcher = VLMProcessor(
             processor, fused.family, network.config, experts={name: e.transform for name, e in encoders.items()}
         )
-        self.trained, self.watch = Start(fused), Watch(self.device)
-        for owner, name in ((fused, "see"), (batcher, "_pixels"), (batcher, "_experts")):
-            setattr(owner, name, self.watch(getattr(owner, name)))
         self.stage.fused, self.stage.batcher = fused, batcher
+        self.stage.apply_freezing()
+        self.trained, self.watch = Start(fused), Watch(self.device)
+        for owner, name in ((fused, "run_towers"), (batcher, "_pixels"), (batcher, "_experts")):
+            setattr(owner, name, self.watch(getattr(owner, name)))
         self.run(batch=2, steps=1)
 
     def __call__(self) -> Turn:
@@ -316,13 +338,17 @@ class Ours:
             num_sanity_val_steps=0,
             limit_val_batches=0,
         )
-        with patch.object(zoo.vlm.examples, "read_image", self.watch(zoo.vlm.examples.read_image)):
+        images = zoo.vlm.tasks.images
+        with (
+            patch.object(images, "read_image", self.watch(images.read_image)),
+            patch.object(self.stage, "_print_what_trains"),
+        ):
             trainer.fit(self.stage, datamodule=self.job.data(batch))
         return log.turn()
 
 
 def quieten() -> None:
-    """Threads and memory as the recipes hold them, and no word from the Trainer or transformers."""
+    """Threads and memory as the recipes hold them, and nothing printed by the Trainer or transformers."""
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()

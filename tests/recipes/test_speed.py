@@ -38,10 +38,10 @@ def test_the_features_are_neither_too_easy_nor_too_hard():
     assert sum(g not in queries for g in FEATURES.gallery_ids.tolist()) == 60
 
 
-def test_a_way_that_gives_other_scores_is_said_to():
+def test_a_way_that_gives_other_scores_is_marked():
     assert retrieval.agreement({"rank1": 0.5, "mAP": 0.4}, {"rank1": 0.50001, "mAP": 0.4}) == "; agrees within 0.0001"
-    said = retrieval.agreement({"rank1": 0.5, "mAP": 0.3}, {"rank1": 0.5, "mAP": 0.4})
-    assert "mAP -0.1" in said and "rank1" not in said
+    remark = retrieval.agreement({"rank1": 0.5, "mAP": 0.3}, {"rank1": 0.5, "mAP": 0.4})
+    assert "mAP -0.1" in remark and "rank1" not in remark
 
 
 def rows(printed):
@@ -57,11 +57,11 @@ def test_the_table_holds_every_way_asked_for(monkeypatch, capsys):
     assert re.search(r"\d+\.\d\d │ +1\.00 │", printed["zoo"]) and "query @ gallery.T" in printed["the"]
 
 
-@pytest.mark.parametrize("limit, said", [("--time_limit_s=0", "stopped after 0 s"), ("--memory_limit_gb=-1", "GB")])
-def test_what_takes_too_much_is_stopped_and_said_to_be(limit, said, monkeypatch, capsys):
+@pytest.mark.parametrize("limit, reason", [("--time_limit_s=0", "stopped after 0 s"), ("--memory_limit_gb=-1", "GB")])
+def test_what_takes_too_much_is_stopped_and_said_to_be(limit, reason, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "250")
     main(["retrieval", "--sizes", "market", "--rounds", "1", "--ways", "matmul", limit])
-    assert said in rows(capsys.readouterr().out)["the"]
+    assert reason in rows(capsys.readouterr().out)["the"]
 
 
 def test_what_is_not_installed_is_named_with_its_command(monkeypatch, tmp_path):

@@ -17,9 +17,10 @@ from recipes.speed.measure import Apart, Rise
 from recipes.speed.stage1_ways import Job, Log, Ours, Plain, Start, Turn, Watch
 from tests.vlm.rig import base, galleries, rows
 from zoo.data.samplers import Key
-from zoo.vlm.data import ConversationData, GallerySource
-from zoo.vlm.examples import ConversationDataset
 from zoo.vlm.loading import load_vlm
+from zoo.vlm.match import MatchData
+from zoo.vlm.tasks.images import ImageReader
+from zoo.vlm.tasks.match import GallerySource
 from zoo.world import Objects, Pets
 
 TINY = {
@@ -73,12 +74,12 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_training_conversations_come_with_what_is_held_out_so_that_nothing_is_named_missing(
     monkeypatch, tmp_path, caplog
 ):
-    wings = {"pet": Pets(families=12, members=3, views=3, size=48), "object": Objects(families=12, views=3, size=48)}
-    monkeypatch.setattr(stage1, "WORLD", wings)
+    worlds = {"pet": Pets(families=12, members=3, views=3, size=48), "object": Objects(families=12, views=3, size=48)}
+    monkeypatch.setattr(stage1, "WORLD", worlds)
     monkeypatch.setattr(stage1, "MINED", {"tau": [-1.0], "k": 3, "eval_conversations": 4})
-    data = ConversationData(galleries=[GallerySource(path) for path in stage1.conversations(tmp_path, 25)])
+    data = MatchData(galleries=[GallerySource(path) for path in stage1.conversations(tmp_path, 25)])
     data.setup("fit")
-    assert [len(data.rows(split)) for split in ("train", "val", "test")] == [25, 2, 2] and not caplog.messages
+    assert [data.tasks[0].size(split) for split in ("train", "val", "test")] == [25, 2, 2] and not caplog.messages
 
 
 def a_turn(*losses: float, seconds: float = 1.0, megabytes: float = 1.0, towers: float = 0.0) -> Turn:
@@ -169,10 +170,7 @@ def test_the_table_holds_each_target_beside_what_was_measured(in_this_process, m
 def test_the_worlds_and_levels_are_the_recipes():
     config = yaml.safe_load(Path("recipes/configs/vlm_stage1.yaml").read_text())
     data = config["data"]
-    assert {name: wing["class_path"] for name, wing in data["world"].items()} == {
-        name: f"zoo.world.{type(wing).__name__}" for name, wing in stage1.WORLD.items()
-    }
-    assert all(wing == type(wing)() for wing in stage1.WORLD.values())
+    assert data["world"] == stage1.WORLD
     assert {name: data[name] for name in stage1.MINED} == stage1.MINED
 
 
@@ -186,10 +184,10 @@ def test_ratios_are_medians_of_rounds():
 
 
 @pytest.mark.parametrize(
-    "ratio, less, said", [(1.0, False, "met"), (0.99, False, "not met"), (1.0, True, "met"), (1.01, True, "not met")]
+    "ratio, less, verdict", [(1.0, False, "met"), (0.99, False, "not met"), (1.0, True, "met"), (1.01, True, "not met")]
 )
-def test_a_target_is_met_or_not(ratio, less, said):
-    assert stage1.Row("", "", "", ratio, 1.0, less).cells()[-1] == said
+def test_a_target_is_met_or_not(ratio, less, verdict):
+    assert stage1.Row("", "", "", ratio, 1.0, less).cells()[-1] == verdict
 
 
 def test_what_could_not_be_measured_meets_no_target():
@@ -242,12 +240,9 @@ def test_flops_are_those_that_torch_counts(job):
     fused, batcher = ours.stage.fused, ours.stage.batcher
     fused.vlm.gradient_checkpointing_disable()
     fused.vlm.set_attn_implementation("eager")  # its products are matrix products, which are counted
-    data = job.data(1)
-    data.setup("fit")
-    dataset = ConversationDataset(data.conversations, data.rows("train"), no_match=False)
-    batch = batcher([dataset[Key(0, 0)]])
+    batch = batcher([job.task().example("train", Key(0, 0), ImageReader())])
     with FlopCounterMode(display=False) as counter:
-        logits, labels = fused.answer_logits(batch, fused.see(batch))
+        logits, labels = fused.answer_logits(batch, fused.run_towers(batch))
         torch.nn.functional.cross_entropy(logits.float(), labels).backward()
     lengths, answers = batch.attention_mask.sum(1).tolist(), len(labels)
     counted = qwen3b.flops(fused.vlm.config, fused.patches(batch).tolist(), lengths, answers)
@@ -264,7 +259,7 @@ def test_work_is_done_in_a_process_of_its_own():
     assert first == second == worker.process.pid != os.getpid()
 
 
-def test_what_fails_there_is_told_here():
+def test_what_fails_there_is_raised_here():
     worker = Apart(partial, math.sqrt, -1.0)
     with pytest.raises(RuntimeError, match="math domain error"):
         worker.turn()
@@ -278,7 +273,7 @@ def test_a_process_that_ends_is_noticed():
     worker.close()
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells")
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux reports it")
 def test_a_rise_is_what_was_held_meanwhile():
     rise = Rise(torch.device("cpu"))
     torch.ones(20_000_000)  # 80 MB, gone at once

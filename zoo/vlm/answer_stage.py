@@ -29,12 +29,13 @@ class AnswerStage(VLMStage):
     """Learns the answers of conversations, by the cross entropy of their tokens, and is scored on the data's tasks.
 
     Args:
+        vlm: name on the shelf, folder or hub id of the vision-language model; null for that of `init_from`.
         writes: whether a test also lets the model write its answers, where comparing options would do.
         **options: those of `VLMStage`.
     """
 
-    def __init__(self, writes: bool = True, **options: Any) -> None:
-        super().__init__(**options)
+    def __init__(self, vlm: str | None = None, *, writes: bool = True, **options: Any) -> None:
+        super().__init__(vlm=vlm, **options)
         self.writes = writes
         self._options |= {"writes": writes}
 
