@@ -25,7 +25,7 @@ from zoo.vlm.match import MatchData
 MAP, ACCURACY = ScoreName("mAP"), ScoreName("accuracy")
 
 
-def trainer(folder: Path, *callbacks: Callback, monitor: str = "val/mAP", **options: object) -> Trainer:
+def trainer(folder: Path, *callbacks: Callback, monitor: str | None = "val/mAP", **options: object) -> Trainer:
     """Two epochs on the CPU, of which the better one is kept."""
     best = ModelCheckpoint(folder / "checkpoints", monitor=monitor, mode="max", filename="best")
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
@@ -137,14 +137,14 @@ def test_a_stage_is_saved_and_tested_beside_its_base_and_its_control(tmp_path):
         run = trainer(tmp_path / "control", monitor="val/accuracy")
         return run, model.variant(**model.control), data_of(made)
 
-    shown: list[Scores] = []
+    shown: list[list[str]] = []
     run = trainer(tmp_path, SaveComponent(), TestBeside(), ControlRun(control), monitor="val/accuracy")
     data = data_of(made)
     run.fit(model, data)
-    found = follow_fit(run, model, data, show=shown.append)
+    found = follow_fit(run, model, data, show=lambda results: shown.append(list(results)))
     assert found is not None
     names = ["base model", "stage 1 without experts", "stage 1 with experts"]
-    assert list(found.results) == names and [list(results) for results in shown] == [[names[0], names[2]], names]
+    assert list(found.results) == names and shown == [[names[0], names[2]], names]
     assert all(scores[ScoreName("conversations")] == 5 for scores in found.results.values())
     kept, best = zoo.load(tmp_path / "stage"), read_checkpoint(found.best)["state_dict"]
     assert kept.component_state().keys() == best.keys() == model.component_state().keys()
@@ -210,6 +210,6 @@ def test_data_that_hold_out_nothing_to_test_on_leave_an_untested_component(photo
 
 
 def test_callbacks_leave_a_root_that_is_not_the_zoos_alone(tmp_path):
-    run = trainer(tmp_path, SaveComponent(), TestBeside(), Connect(), monitor="train_loss", limit_train_batches=1)
+    run = trainer(tmp_path, SaveComponent(), TestBeside(), Connect(), monitor=None, limit_train_batches=1)
     run.fit(BoringModel(), BoringDataModule())
     assert run.global_step == 2
