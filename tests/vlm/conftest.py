@@ -42,7 +42,7 @@ def talk(*parts: Any, answer: str = "[Pet 2]", item: Any = "talk", **more: Any) 
 EXAMPLES = [
     talk("[Pet 1]", picture(50, 20), "[Pet 2]", picture(33, 37), "Query", picture(20, 44), "Which?", item="three"),
     talk("Query", picture(16, 16), "Which one of them is the query?", answer="[None]", item="one"),
-    talk("Say something.", answer="Something.", item="blind"),
+    talk("Write something.", answer="Something.", item="blind"),
     talk("Both", picture(21, 40), picture(40, 21), item="two"),
 ]
 

@@ -85,7 +85,7 @@ def test_a_component_trains_copies_and_is_saved_again(tmp_path):
     assert torch.equal(logits(zoo.load(tmp_path / "two"), inputs), after)
 
 
-def test_the_card_says_what_it_was_told(tmp_path):
+def test_a_card_holds_what_it_was_given(tmp_path):
     network, processor = small()
     score = Score(dataset="world", protocol="galleries", values={"accuracy": 0.5}, date="2026-01-01")
     save_vlm(

@@ -44,7 +44,7 @@ def test_what_cannot_be_loaded(tmp_path: Any, where: str, options: dict[str, str
     for place in places.values():
         place.mkdir()
     BertConfig().save_pretrained(places["bert"])
-    (places["odd"] / "config.json").write_text(json.dumps({"model_type": "never_heard_of"}))
+    (places["odd"] / "config.json").write_text(json.dumps({"model_type": "no_such_model"}))
     config = AutoConfig.from_pretrained(tiny_folder("llava"))
     config.save_pretrained(places["config"])
     AutoModelForImageTextToText.from_config(config).save_pretrained(places["weights"])

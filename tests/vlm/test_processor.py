@@ -199,7 +199,7 @@ def test_a_tokenizer_that_does_not_know_the_placeholder_is_noticed(qwen: tuple[A
 
 
 def test_plain_text_content_is_one_part(made: tuple[Any, VLMProcessor]) -> None:
-    plain = Example([{"role": "user", "content": "Say something."}], "Something.", "blind", ())
+    plain = Example([{"role": "user", "content": "Write something."}], "Something.", "blind", ())
     assert torch.equal(made[1]([plain]).input_ids, made[1]([EXAMPLES[2]]).input_ids)
 
 
