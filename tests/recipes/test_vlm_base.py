@@ -1,4 +1,4 @@
-"""The recipe of the small base model, both halves, on tiny worlds."""
+"""The recipe of the small base model, both parts, on tiny worlds."""
 
 from pathlib import Path
 
@@ -8,8 +8,7 @@ import yaml
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import zoo
-from recipes.vlm_base import main
-from recipes.vlm_cli import second_half
+from recipes.vlm_base import main, second_part
 from tests.processes import launch
 
 WORLD = {
@@ -37,7 +36,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "monitor": "val/accuracy",
         "trainer": {**TRAINER, "limit_val_batches": 1.0},
         "model": {"frozen_tower": True, "cache": str(tmp_path / "features"), "guidance": 0.5},
-        "data": {**DATA, "told": 0.25, "k": [2, 3]},
+        "data": {**DATA, "caption_share": 0.25, "k": [2, 3]},
     }
     Path("compare.yaml").write_text(yaml.safe_dump(second))
     first = {"then": "compare.yaml", "trainer": TRAINER, "model": model, "data": DATA}
@@ -45,7 +44,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_both_halves_leave_a_model_that_transformers_and_the_zoo_load(folder: Path) -> None:
+def test_both_parts_leave_a_model_that_transformers_and_the_zoo_load(folder: Path) -> None:
     main(["fit", "-c", "base.yaml"])
     seeing, comparing = (folder / f"runs/vlm_base/version_{n}/vlm" for n in (0, 1))
     before, after = (AutoModelForImageTextToText.from_pretrained(where) for where in (seeing, comparing))
@@ -70,24 +69,28 @@ def test_a_cache_of_a_tower_that_trains_is_refused(folder: Path, capsys: pytest.
 
 @pytest.mark.parametrize("config", [["-c", "mine.yaml"], ["--config=mine.yaml"], ["-c=mine.yaml"]])
 @pytest.mark.parametrize("dropped", [["--ckpt_path", "a.ckpt", "--then", "it"], ["--ckpt_path=a.ckpt", "--then=it"]])
-def test_the_second_half_hears_the_users_flags_after_its_own_yaml(config: list[str], dropped: list[str]) -> None:
+def test_the_users_flags_win_over_the_yaml_of_the_second_part(config: list[str], dropped: list[str]) -> None:
     flags = ["--name", "mine", "--data.workers=0", "--data.k", "-1"]
-    found = second_half(["fit", *flags, *dropped, *config], Path("compare.yaml"), Path("run/vlm"))
+    found = second_part(["fit", *flags, *dropped, *config], Path("compare.yaml"), Path("run/vlm"))
     added = ["--model.vlm=run/vlm", "--then=null", "--ckpt_path=null"]
     assert found == ["fit", *config, "--config=compare.yaml", *flags, *added]
 
 
-def test_what_the_user_sets_holds_for_both_halves(folder: Path) -> None:
-    """On two processes, which share every batch; the second YAML says little and wins over the first YAML only."""
-    second = {"model": {"frozen_tower": True}, "data": {"told": 0.25, "k": [2, 3]}, "trainer": {"max_epochs": 1}}
+def test_what_the_user_sets_holds_for_both_parts(folder: Path) -> None:
+    """On two processes, which share every batch; the second YAML sets little and wins over the first YAML only."""
+    second = {
+        "model": {"frozen_tower": True},
+        "data": {"caption_share": 0.25, "k": [2, 3]},
+        "trainer": {"max_epochs": 1},
+    }
     Path("compare.yaml").write_text(yaml.safe_dump(second))
     flags = ["--name", "mine", "--seed_everything=3", "--data.batch_size", "6"]
     printed = launch("vlm_base", "fit", "-c", "base.yaml", *flags, folder=folder, devices=2)
     assert not Path("runs/vlm_base").exists()
-    for version, told, epochs in ((0, 1.0, 2), (1, 0.25, 1)):
+    for version, share, epochs in ((0, 1.0, 2), (1, 0.25, 1)):
         config = yaml.safe_load(Path(f"runs/mine/version_{version}/config.yaml").read_text())
         assert config["seed_everything"] == 3 and config["data"]["batch_size"] == 6
-        assert config["trainer"]["devices"] in (2, "2") and config["data"]["told"] == told
+        assert config["trainer"]["devices"] in (2, "2") and config["data"]["caption_share"] == share
         assert set(config["data"]["world"]) == set(WORLD) and config["trainer"]["max_epochs"] == epochs
-    assert printed.count("If interrupted, go on with") == 2, "once for each half"
+    assert printed.count("If interrupted, go on with") == 2, "once for each part"
     assert all(list(Path(f"runs/mine/version_{version}/vlm").glob("*.safetensors")) for version in (0, 1))

@@ -10,17 +10,19 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from recipes.vlm_cli import MatchCLI
+import zoo
+from recipes.cli import RecipeCLI
 from recipes.vlm_stage1 import main
 from tests.processes import launch
 from tests.vlm.rig import EXPERTS, base, galleries, rows
+from zoo.scores import ScoreName
 
 CONFIGS = Path(__file__).parents[2] / "recipes/configs"
 WORLD = {
     "pet": {"class_path": "zoo.world.Pets", "init_args": {"families": 6, "members": 3, "views": 4, "size": 32}},
     "object": {"class_path": "zoo.world.Objects", "init_args": {"families": 6, "members": 3, "views": 4, "size": 32}},
 }
-WINGS = {"pet": "Pets", "object": "Objects"}
+WORLDS = {"pet": "Pets", "object": "Objects"}
 TINY: dict[str, Any] = {
     "control": False,
     "baselines": False,
@@ -41,7 +43,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[MatchCLI, Path, str]:
+def run(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[RecipeCLI, Path, str]:
     """A finished run with a cache, its baselines and its control; its folder; what it printed."""
     home = tmp_path_factory.mktemp("run")
     with contextlib.chdir(home), open(home / "out", "w") as out, contextlib.redirect_stdout(out):
@@ -73,10 +75,11 @@ def test_fit_leaves_what_a_user_looks_for(run):
     names = ["base model", "stage 1 without experts", "stage 1 with experts"]
     assert list(done.results) == names
     keys = [set(done.results[name]) for name in names]
-    assert keys[2] - keys[0] == {k for k in keys[2] if k.endswith("expert")} and keys[0] == keys[1]
-    assert all(0 <= value <= 1 for k, value in done.results[names[2]].items() if k != "test/conversations")
-    assert len({scores["test/conversations"] for scores in done.results.values()}) == 1
-    assert len({scores["test/chance"] for scores in done.results.values()}) == 1
+    conversations, chance = ScoreName("conversations"), ScoreName("chance")
+    assert keys[2] - keys[0] == {k for k in keys[2] if k.name == "expert"} and keys[0] == keys[1]
+    assert all(0 <= value <= 1 for k, value in done.results[names[2]].items() if k != conversations)
+    assert len({scores[conversations] for scores in done.results.values()}) == 1
+    assert len({scores[chance] for scores in done.results.values()}) == 1
     for words in ("what trains", "expert alone", "general encoder alone", "chance", *names, "quantile=0.5"):
         assert words in printed, words
     assert (folder.parents[1] / "stage1_without_experts/version_0/checkpoints/best.ckpt").is_file()
@@ -85,6 +88,20 @@ def test_fit_leaves_what_a_user_looks_for(run):
     gates = {category: scalars(folder, f"gate/{category}") for category in EXPERTS}
     assert all(gate[0] == 0 and gate[-1] != 0 for gate in gates.values())
     assert len(list((folder.parents[2] / "features").iterdir())) == 3, "of the tower and of two experts"
+
+
+def test_the_saved_stage_is_the_best_checkpoint_with_its_scores(run, monkeypatch):
+    done, folder, _ = run
+    monkeypatch.chdir(folder.parents[2])
+    stage = zoo.load(folder / "stage")
+    best = torch.load(folder / "checkpoints/best.ckpt", weights_only=True)["state_dict"]
+    assert stage.component_state().keys() == best.keys() and not stage.training
+    for name, tensor in stage.component_state().items():
+        assert torch.equal(tensor, best[name]), name
+    (score,) = zoo.card(folder / "stage").scores
+    tested = {str(key): value for key, value in done.results["stage 1 with experts"].items() if not key.level}
+    assert score.values == pytest.approx(tested, abs=1e-4)
+    assert zoo.card(folder / "stage").recipe.startswith("python -m recipes.vlm_stage1 fit -c ")
 
 
 def test_the_control_has_no_expert_and_the_same_start(run):
@@ -169,7 +186,7 @@ def test_without_a_test_conversation_the_checkpoint_is_kept_and_named(tiny, caps
     sources = f"--data.galleries=[{{manifest: {made.root}/pet.parquet}}]"
     done = main(["fit", "-c", str(tiny), "--data.world=null", sources, "--control=true", "--trainer.max_epochs=1"])
     printed = capsys.readouterr().out
-    assert "Nothing was tested: the test split has no conversation" in printed and not done.results
+    assert "Nothing was tested: the test split has nothing to score" in printed and not done.results
     assert "runs/stage1/version_0/checkpoints/best.ckpt" in printed and "runs/stage1/version_0/pictures" in printed
     assert not Path("runs/stage1_without_experts").exists()
 
@@ -221,6 +238,7 @@ def test_the_configuration_of_the_paper_has_its_settings(capsys):
     assert model["gradient_checkpointing"] and model["attention"] == "sdpa" and model["before_projector"]
     assert model["optim"] | {"weight_decay": 0} == {
         "name": "adamw", "lr": 1e-4, "weight_decay": 0, "warmup": 0.03, "head_lr": 1.0, "layer_decay": None,
+        "multiples": {},
     }  # fmt: skip
     fusion = model["fusion"]["init_args"]
     assert fusion["similarity"] == "cosine" and fusion["rescale"] is False and fusion["gate"] is True
@@ -282,7 +300,7 @@ def test_two_processes_train_and_score_as_one(tmp_path, capsys):
 def test_the_shelfs_base_model_matches_what_is_unlike(tiny, zoo_home):
     """In a world that it never saw; the default recipe starts from it, and keeps features in the zoo's home."""
     drawn = {"families": 12, "members": 1, "views": 4, "size": 112, "seed": 7, "val_share": 0.1, "test_share": 0.7}
-    world = {name: {"class_path": f"zoo.world.{wing}", "init_args": drawn} for name, wing in WINGS.items()}
+    world = {name: {"class_path": f"zoo.world.{kind}", "init_args": drawn} for name, kind in WORLDS.items()}
     config = {
         "model": {
             "vlm": yaml.safe_load((CONFIGS / "vlm_stage1.yaml").read_text())["model"]["vlm"],
@@ -293,6 +311,6 @@ def test_the_shelfs_base_model_matches_what_is_unlike(tiny, zoo_home):
     Path("shelf.yaml").write_text(yaml.safe_dump(config))
     done = main(["fit", "-c", str(tiny), "-c", "shelf.yaml", "--trainer.max_steps=1", "--baselines=true"])
     scores = done.results["base model"]
-    assert scores["test/conversations"] == 64 and scores["test/chance"] == 0.5
+    assert scores[ScoreName("conversations")] == 64 and scores[ScoreName("chance")] == 0.5
     assert list((zoo_home / "features").glob("*/*.idx"))
-    assert scores["test/accuracy"] > 0.7  # 3 standard deviations above chance
+    assert scores[ScoreName("accuracy")] > 0.7  # 3 standard deviations above chance
