@@ -23,7 +23,7 @@ from rich.console import Console
 import zoo
 from recipes.flags import without_flags
 from recipes.process import set_up_process, use_cpu_well
-from recipes.tables import tables_of
+from recipes.tables import score_tables
 from zoo.module import ZooModule
 from zoo.scores import Scores
 from zoo.training.callbacks import ControlRun, SaveComponent, TestBeside, callbacks_of, follow_fit
@@ -268,7 +268,7 @@ class RecipeCLI(LightningCLI):
         """
         self.results = {name: dict(scores) for name, scores in results.items()}
         if self.trainer.is_global_zero:
-            for table in tables_of(results):
+            for table in score_tables(results):
                 self.console.print(table)
 
     def _command(self, subcommand: str, *more: str) -> str:

@@ -13,7 +13,7 @@ _Key = TypeVar("_Key")
 _UNLISTED = ("queries", "pairs", "r_precision", "map_at_r")  # scores without a place in the tables
 
 
-def tables_of(results: Mapping[str, Scores]) -> list[Table]:
+def score_tables(results: Mapping[str, Scores]) -> list[Table]:
     """The tables that suit what was measured: retrieval, choices, or a line for each score.
 
     Args:
@@ -21,7 +21,7 @@ def tables_of(results: Mapping[str, Scores]) -> list[Table]:
     """
     last = list(results.values())[-1]
     if ScoreName("mAP") in last:
-        return result_tables(results)
+        return retrieval_tables(results)
     if ScoreName("accuracy") in last and ScoreName("chance") in last:
         return choice_tables(results)
     return [plain_table(results)]
@@ -36,7 +36,7 @@ def plain_table(results: Mapping[str, Scores]) -> Table:
     return table
 
 
-def result_tables(results: Mapping[str, Scores]) -> list[Table]:
+def retrieval_tables(results: Mapping[str, Scores]) -> list[Table]:
     """A table of retrieval; and one of pairs, thresholds and names, where there is such a thing.
 
     Args:

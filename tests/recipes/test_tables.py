@@ -3,7 +3,7 @@
 import pytest
 
 from recipes.outcome import Outcome
-from recipes.tables import as_markdown, choice_tables, result_tables
+from recipes.tables import as_markdown, choice_tables, retrieval_tables
 from zoo.scores import ScoreName, Scores
 
 
@@ -54,7 +54,7 @@ def test_encoders_and_the_groups_of_the_last_one_stand_in_one_table() -> None:
         | retrieval(0.75)
         | {ScoreName("closed_top1"): 0.125, ScoreName("pairs"): 16.0, ScoreName("far"): 0.01}
     )
-    first, second = result_tables({"untrained": retrieval(0.5), "trained": trained})
+    first, second = retrieval_tables({"untrained": retrieval(0.5), "trained": trained})
     assert as_markdown(first).splitlines()[2:] == [
         "| encoder | rank1 | rank10 | mAP | mINP | queries |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
@@ -69,4 +69,4 @@ def test_encoders_and_the_groups_of_the_last_one_stand_in_one_table() -> None:
         "| closed_top1 | 12.5 |",
         "| far | 1.0 |",
     ]
-    assert len(result_tables({"trained": retrieval(0.5)})) == 1
+    assert len(retrieval_tables({"trained": retrieval(0.5)})) == 1

@@ -4,16 +4,35 @@ the environment variable INSTANCE_ZOO_QWEN25VL, and are skipped without it."""
 import copy
 import os
 import pickle
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+)
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
-from tests.vlm.tiny import FAMILIES, picture, tiny_vlm
+from fusion import AdditiveFusion
+from tests.vlm.rig import EXPERTS, data_of, galleries, rows, stage, trainer
+from tests.vlm.tiny import FAMILIES, picture, tiny_folder, tiny_vlm
+from zoo.backbones import TimmEncoder
+from zoo.vlm.batch import Example, Instance
 from zoo.vlm.families import FAMILIES as ENTRIES
 from zoo.vlm.families import PassThrough, family_of
+from zoo.vlm.fused import FusedVLM
+from zoo.vlm.loading import load_vlm
+from zoo.vlm.processor import VLMProcessor
 
 # Of several sizes, among them parts of windows of Qwen2.5-VL.
 PICTURES = [picture(50, 20), picture(33, 37), picture(20, 44), picture(16, 16)]
@@ -236,6 +255,76 @@ def test_a_tower_that_an_entry_does_not_fit_is_refused() -> None:
     config = AutoConfig.for_model("llava", vision_config={"model_type": "pixtral"}, text_config={"model_type": "llama"})
     with pytest.raises(ValueError, match="llava with a vision tower 'pixtral' is not supported"):
         family_of(config)
+
+
+# ---------------------------------------------------------------------- an entry of another project
+
+
+class OtherConfig(LlavaConfig):
+    model_type = "other_vlm"
+
+
+class OtherVLM(LlavaForConditionalGeneration):
+    config_class = OtherConfig
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Iterator[str]:
+    """The folder of a model of a family that the zoo and transformers know until the end of the test."""
+    model, processor = tiny_vlm("llava")
+    config = OtherConfig(**{name: value for name, value in model.config.to_dict().items() if name != "model_type"})
+    network = OtherVLM(config)
+    network.load_state_dict(model.state_dict())
+    network.generation_config = model.generation_config
+    network.save_pretrained(tmp_path / "other")
+    processor.save_pretrained(tmp_path / "other")
+    with (
+        patch.dict(ENTRIES, other_vlm=replace(ENTRIES["llava"], name="other_vlm")),
+        patch.dict(CONFIG_MAPPING._extra_content),
+        patch.dict(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING._extra_content),
+    ):
+        AutoConfig.register("other_vlm", OtherConfig)
+        AutoModelForImageTextToText.register(OtherConfig, OtherVLM)
+        yield str(tmp_path / "other")
+
+
+@torch.no_grad()
+def test_an_entry_of_another_project_is_enough_to_fuse_its_models(other: str) -> None:
+    vlm, processor = load_vlm(other)
+    assert isinstance(vlm, OtherVLM) and vlm.config.model_type == "other_vlm"
+    expert = TimmEncoder("mobilenetv3_small_050", size=32).eval()
+    fused = FusedVLM(vlm, {"pet": expert}, AdditiveFusion).eval()
+    assert fused.family is ENTRIES["other_vlm"] is pickle.loads(pickle.dumps(fused.family))
+    batcher = VLMProcessor(processor, fused.family, vlm.config, experts={"pet": expert.transform})
+    content = [{"type": "image", "image": picture(40, 32)}, {"type": "text", "text": "Which one?"}]
+    message = {"role": "user", "content": content}
+    batch = batcher([Example([message], "[Pet 1]", "it", ("it",), ((Instance("pet"),),))])
+    plain = load_vlm(tiny_folder("llava"))[0]
+    fields = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, **batch.text, **batch.vision}
+    wanted = plain(**fields).logits[:, :-1][batch.labels[:, 1:] != -100]
+    features = fused.run_towers(batch)
+    torch.testing.assert_close(fused.answer_logits(batch, features)[0], wanted, rtol=1e-5, atol=1e-5)
+    gate = fused.adapters["pet"].gate
+    assert isinstance(gate, nn.Parameter)
+    gate.fill_(0.5)
+    assert not torch.allclose(fused.answer_logits(batch, features)[0], wanted, atol=1e-4)
+
+
+def test_a_stage_trains_a_model_of_another_project(other: str, tmp_path: Path) -> None:
+    """With features that are kept, and written answers."""
+    data = data_of(galleries(tmp_path / "pet", "pet", [*rows("train", 4), *rows("test", 4)]))
+    model = stage(vlm=other, experts={"pet": EXPERTS["pet"]}, cache=str(tmp_path / "features"))
+    run = trainer(tmp_path, max_steps=2, limit_val_batches=0)
+    run.fit(model, data)
+    assert run.global_step == 1 and model.fused.family.name == "other_vlm"
+    scores = run.test(model, data, verbose=False)[0]
+    assert scores["test/conversations"] == 4 and {"test/accuracy", "test/written"} <= set(scores)
+
+
+def test_without_an_entry_it_is_unknown(other: str) -> None:
+    del ENTRIES["other_vlm"]
+    with pytest.raises(ValueError, match="Unknown family 'other_vlm'. Known: .* A new one is an entry in"):
+        load_vlm(other)
 
 
 # ---------------------------------------------------------------------- the published Qwen2.5-VL

@@ -102,7 +102,7 @@ class Family:
     lora_targets: tuple[str, ...] = _LINEAR
 
     def __reduce__(self) -> tuple[Callable[[str], "Family"], tuple[str]]:
-        return _entry, (self.name,)  # by name: its functions cannot be sent to another process
+        return _family_by_name, (self.name,)  # by name: its functions cannot be sent to another process
 
     # ------------------------------------------------------------------ parts
 
@@ -134,11 +134,15 @@ class Family:
         """Id of the token that stands for a token of an image."""
         return int(processor.image_token_id)
 
-    def lora_pattern(self) -> str:
+    def lora_pattern(self, names: Sequence[str] | None = None) -> str:
         """Regular expression of the linear layers of the language model that LoRA adapts; the vision tower may have
-        layers of the same name, which it leaves out."""
+        layers of the same name, which it leaves out.
+
+        Args:
+            names: of the layers; None for all `lora_targets`.
+        """
         modules = "|".join(map(re.escape, self.language_modules))
-        return rf"({modules})\..*({'|'.join(self.lora_targets)})"
+        return rf"({modules})\..*({'|'.join(self.lora_targets if names is None else names)})"
 
     # ------------------------------------------------------------------ positions
 
@@ -439,7 +443,7 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-def _entry(name: str) -> Family:
+def _family_by_name(name: str) -> Family:
     return FAMILIES[name]
 
 

@@ -214,7 +214,7 @@ class VLMProcessor:
             for (category, box), place in wanted:
                 key = crop_key(keys[row], box, place)
                 if with_pixels:
-                    part = self._part(category, images[row].size, box, place, detections)
+                    part = self._box_for_expert(category, images[row].size, box, place, detections)
                     if part is None:
                         absent[category].append(key)
                         continue
@@ -250,7 +250,7 @@ class VLMProcessor:
             return None
         return [(label, box) for label, box, score in self.detector(image) if score >= self.least_score]
 
-    def _part(
+    def _box_for_expert(
         self,
         category: str,
         size: tuple[int, int],
