@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, is_dataclass
@@ -200,20 +200,23 @@ class ZooModule(LightningModule):
         Raises:
             ValueError: a pattern that names nothing.
         """
-        names = [name for name, _ in self.named_parameters()]
+        names: dict[nn.Parameter, list[str]] = {}  # tied ones have several
+        for name, parameter in self.named_parameters(remove_duplicate=False):
+            names.setdefault(parameter, []).append(name)
+        everything = [name for own in names.values() for name in own]
         for option, patterns in (("freeze", self.freeze_patterns), ("unfreeze", self.unfreeze_patterns)):
             for pattern in patterns:
-                if not any(_matches(name, pattern) for name in names):
-                    tops = sorted({".".join(name.split(".")[:2]) for name in names})
+                if not _named(everything, (pattern,)):
+                    tops = sorted({".".join(name.split(".")[:2]) for name in everything})
                     raise ValueError(
                         f"{option}: {pattern!r} names no parameter of {type(self).__name__}. "
                         f"Submodules to choose from: {', '.join(tops)}."
                     )
-        for name, parameter in self.named_parameters():
-            spared = _named(name, self.unfreeze_patterns)
-            if _named(name, self.freeze_patterns) or _named(name, self.frozen_parts()) and not spared:
+        for parameter, own in names.items():
+            spared = _named(own, self.unfreeze_patterns)
+            if _named(own, self.freeze_patterns) or _named(own, self.frozen_parts()) and not spared:
                 parameter.requires_grad_(False)
-                self._frozen.add(name)
+                self._frozen.update(own)
             elif spared:
                 parameter.requires_grad_(True)
         self.train(self.training)
@@ -364,8 +367,9 @@ def _longest_match(name: str, values: Mapping[str, float], default: float) -> fl
     return default if pattern is None else values[pattern]
 
 
-def _named(name: str, patterns: tuple[str, ...]) -> bool:
-    return any(_matches(name, pattern) for pattern in patterns)
+def _named(names: Iterable[str], patterns: tuple[str, ...]) -> bool:
+    """Whether a pattern names one of these parameters."""
+    return any(_matches(name, pattern) for name in names for pattern in patterns)
 
 
 def _is_plain(value: object) -> bool:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
+from zoo.vlm.families import Family
+
 #: part of the name of every parameter that LoRA adds
 LORA = "*lora_*"
 
@@ -18,8 +20,8 @@ class LoRA:
         rank: of an update.
         alpha: an update is multiplied by alpha / rank.
         dropout: of an update's input.
-        targets: names of layers, or a regular expression of their paths in the model; null for all linear layers of the
-            language model.
+        targets: names of layers of the language model; or a regular expression of the paths of any layers in the model;
+            null for all linear layers of the language model.
         dora: train magnitudes apart from directions (Liu et al., "DoRA: Weight-Decomposed Low-Rank Adaptation", 2024).
     """
 
@@ -29,12 +31,12 @@ class LoRA:
     targets: list[str] | str | None = None
     dora: bool = False
 
-    def inject(self, model: nn.Module, pattern: str) -> None:
+    def inject(self, model: nn.Module, family: Family) -> None:
         """Put updates that are zero at first into a model, in place: paths of modules stay as they are.
 
         Args:
             model: a model of transformers.
-            pattern: regular expression of the layers to adapt where `targets` names none.
+            family: of the model; it knows the layers of the language model.
 
         Raises:
             ValueError: no layer fits, or a rank that is not positive.
@@ -43,7 +45,7 @@ class LoRA:
             r=self.rank,
             lora_alpha=self.alpha,  # type: ignore[arg-type]  # peft divides by the rank: any number will do
             lora_dropout=self.dropout,
-            target_modules=pattern if self.targets is None else self.targets,
+            target_modules=self.targets if isinstance(self.targets, str) else family.lora_pattern(self.targets),
             use_dora=self.dora,
         )
         inject_adapter_in_model(config, model)

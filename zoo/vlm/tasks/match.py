@@ -319,7 +319,7 @@ def by_expert(batch: VLMBatch, features: TowerFeatures) -> list[int]:
         if owners and query in vectors:
             gallery = torch.stack([vector for image in range(first, query) for vector in vectors.get(image, ())])
             pairs = gallery @ torch.stack(vectors[query]).mT
-            np.maximum.at(likeness, np.array(owners) - first, pairs.amax(dim=1).cpu().numpy())
+            np.maximum.at(likeness, np.array(owners) - first, pairs.amax(dim=1).float().cpu().numpy())
         chosen.append(int(likeness.argmax()))
         first = query + 1
     return chosen
