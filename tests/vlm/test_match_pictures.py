@@ -1,4 +1,4 @@
-"""What the sheets say of a model's choices, and that attention lies on the image where the tokens come from."""
+"""Sheets show a model's choices, and attention lies on the image where the tokens come from."""
 
 import logging
 from functools import partial
@@ -21,11 +21,19 @@ from zoo.contracts import FusionAdapter
 from zoo.conversations.manifest import Conversation, ImageRef
 from zoo.drawing import GREEN, GREY, PALE, RED, heat
 from zoo.vlm import match_pictures as pictures
-from zoo.vlm.batch import Example
-from zoo.vlm.data import ConversationData
+from zoo.vlm.batch import Example, Instance
 from zoo.vlm.fused import FusedVLM
-from zoo.vlm.match import MatchStage
-from zoo.vlm.match_pictures import Judged, Look, MatchPictures, attention_sheet, gallery_sheet, layout, looks, spread
+from zoo.vlm.match import MatchData, MatchStage
+from zoo.vlm.match_pictures import (
+    AnsweredGallery,
+    AttentionMap,
+    MatchPictures,
+    attention_maps,
+    attention_sheet,
+    gallery_sheet,
+    layout,
+    spread,
+)
 from zoo.vlm.processor import VLMProcessor
 from zoo.world import Pets
 
@@ -57,17 +65,18 @@ def stage(family: str, fusion: object, before: bool = True) -> SimpleNamespace:
     return SimpleNamespace(fused=fused, batcher=VLMProcessor(processor, fused.family, vlm.config, experts=transforms))
 
 
-def found_in(module: SimpleNamespace, images: list[Image.Image]) -> dict[int, list[Look]]:
+def found_in(module: SimpleNamespace, images: list[Image.Image]) -> dict[int, list[AttentionMap]]:
     content = [{"type": "image", "image": image} for image in images]
     keys = tuple(map(str, range(len(images))))
-    batch = module.batcher([Example([{"role": "user", "content": content}], "x", 0, keys, ("pet",) * len(images))])
+    instances = ((Instance("pet"),),) * len(images)
+    batch = module.batcher([Example([{"role": "user", "content": content}], "x", 0, keys, instances)])
     with torch.no_grad():
-        return looks(module, batch, module.fused.see(batch), dict(enumerate(images)))
+        return attention_maps(module, batch, module.fused.run_towers(batch), dict(enumerate(images)))  # type: ignore[arg-type]
 
 
-def hottest(look: Look) -> tuple[float, float]:
+def hottest(found: AttentionMap) -> tuple[float, float]:
     """Row and column of the middle of the brightest pixels in the picture, as shares of its height and width."""
-    page = np.asarray(heat(Image.new("L", look.image.size, 90), look.values, 240)).sum(-1, dtype=int)
+    page = np.asarray(heat(Image.new("L", found.image.size, 90), found.values, 240)).sum(-1, dtype=int)
     rows, columns = np.nonzero(page == page.max())
     return (rows.mean() + 0.5) / page.shape[0], (columns.mean() + 0.5) / page.shape[1]
 
@@ -101,9 +110,9 @@ def test_attention_to_a_mark_lies_on_the_mark(family: str, before: bool, size: t
         for left in range(0, width, cell):
             marked = grey.copy()
             marked.paste(Image.fromarray(noise), (left, top))
-            look = found_in(module, [other, marked, other])[1][0]
-            assert look.values.shape == (height // cell, width // cell)
-            row, column = hottest(look)
+            found = found_in(module, [other, marked, other])[1][0]
+            assert found.values.shape == (height // cell, width // cell)
+            row, column = hottest(found)
             assert top < row * height < top + cell and left < column * width < left + cell, (top, left)
 
 
@@ -129,12 +138,12 @@ def test_of_a_cropped_image_the_crop_is_drawn() -> None:
 
 
 @pytest.mark.parametrize("fusion", [AdditiveFusion, CrossAttentionFusion])
-def test_what_adapters_of_the_house_look_at(fusion: type) -> None:
+def test_what_the_project_s_own_adapters_attend_to(fusion: type) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8)
-    look = found_in(stage("qwen2_5_vl", fusion), [Image.fromarray(noise)])[0][0]
-    assert look.category == "pet" and look.gate == 0.0
-    assert look.values.shape == (6, 10) and look.values.mean() == pytest.approx(1, abs=1e-5)
-    assert (look.values.std() > 0.01) == (fusion is AdditiveFusion), "a single vector leaves nothing to choose from"
+    found = found_in(stage("qwen2_5_vl", fusion), [Image.fromarray(noise)])[0][0]
+    assert found.category == "pet" and found.gate == 0.0
+    assert found.values.shape == (6, 10) and found.values.mean() == pytest.approx(1, abs=1e-5)
+    assert (found.values.std() > 0.01) == (fusion is AdditiveFusion), "a single vector leaves nothing to choose from"
 
 
 # ---------------------------------------------------------------------- which conversations
@@ -162,14 +171,14 @@ def album(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def judged(root: Path, answer: int, chosen: int, gallery: str = "a b", options: int = 3) -> Judged:
+def answered(root: Path, answer: int, chosen: int, gallery: str = "a b", options: int = 3) -> AnsweredGallery:
     refs = tuple(ImageRef(f"{name}.png", name, None) for name in gallery.split())
     query = ImageRef("q.png", "q", None)
     talk = Conversation(query, refs, answer, "pet", "val", 0.5, (0.6,) * len(refs), "tau=0.5")
-    return Judged(talk, root, [1 / options] * options, chosen, 1, {})
+    return AnsweredGallery(talk, root, [1 / options] * options, chosen, 1, {})
 
 
-def frames(one: Judged) -> dict[str, int]:
+def frames(one: AnsweredGallery) -> dict[str, int]:
     """Frames of each colour, a double one counting for its share of the width."""
     page = np.asarray(gallery_sheet([one], "title"))
     whole = (112 + 12) ** 2 - 112**2
@@ -177,28 +186,30 @@ def frames(one: Judged) -> dict[str, int]:
     return {name: round(int((page == colour).all(-1).sum()) / whole, 2) for name, colour in named.items()}
 
 
-def test_frames_say_what_is_right_and_what_was_taken(album: Path) -> None:
-    hit, miss = frames(judged(album, 2, 2)), frames(judged(album, 2, 1))
+def test_frames_show_what_is_right_and_what_was_taken(album: Path) -> None:
+    hit, miss = frames(answered(album, 2, 2)), frames(answered(album, 2, 1))
     assert hit["red"] == 0 and 0.6 < hit["green"] < 0.7, "double: two thirds of the width"
     assert miss == {"green": 1, "red": 1}
-    assert frames(judged(album, 0, 0)) == hit and frames(judged(album, 0, 1)) == miss == frames(judged(album, 1, 0))
-    assert frames(judged(album, 1, 1, options=2)) == hit
+    assert frames(answered(album, 0, 0)) == hit and frames(answered(album, 0, 1)) == miss == frames(
+        answered(album, 1, 0)
+    )
+    assert frames(answered(album, 1, 1, options=2)) == hit
 
 
 def test_every_option_has_its_place(album: Path) -> None:
-    three, two = (gallery_sheet([judged(album, 1, 2, options=options)], "t") for options in (3, 2))
+    three, two = (gallery_sheet([answered(album, 1, 2, options=options)], "t") for options in (3, 2))
     pale = [int((np.asarray(page) == PALE).all(-1).sum()) for page in (three, two)]
     assert pale[1] < 50 < pale[0], "none of them is neither right nor taken where it is an option"
     assert (np.asarray(two) == BLUE).all(-1).sum() == 3 * 112 * 75
 
 
 def test_what_cannot_be_read_is_grey(album: Path) -> None:
-    page = np.asarray(gallery_sheet([judged(album, 1, 2, "broken a missing", 4)], ""))
+    page = np.asarray(gallery_sheet([answered(album, 1, 2, "broken a missing", 4)], ""))
     assert (page == GREY).all(-1).sum() >= 2 * 112**2 and (page == BLUE).all(-1).sum() == 2 * 112 * 75
 
 
 def test_a_box_is_outlined_in_the_whole_image(album: Path) -> None:
-    one = judged(album, 1, 2)
+    one = answered(album, 1, 2)
     query = one.conversation.query
     plain, boxed = (
         np.asarray(gallery_sheet([one._replace(conversation=one.conversation._replace(query=q))], ""))
@@ -213,11 +224,11 @@ def test_a_box_is_outlined_in_the_whole_image(album: Path) -> None:
 
 
 def test_attention_stands_beside_each_image(album: Path) -> None:
-    one = judged(album, 2, 1)
+    one = answered(album, 2, 1)
     image = Image.new("RGB", (20, 20), BLUE)
     peak = np.array([[0.0, 0.0], [0.0, 4.0]])
-    found = {0: [Look("pet", image, peak, 0.25), Look("face", image, np.ones((2, 2)), None)]}
-    page = np.asarray(attention_sheet([one, one._replace(looks=found)], "title"), dtype=int)
+    found = {0: [AttentionMap("pet", image, peak, 0.25), AttentionMap("face", image, np.ones((2, 2)), None)]}
+    page = np.asarray(attention_sheet([one, one._replace(attention=found)], "title"), dtype=int)
     assert (page == BLUE).all(-1).sum() == 112**2, "conversations without an adapter are left out"
     top, left = np.argwhere((page == BLUE).all(-1)).min(0)
     peaked, even = (page[top : top + 112, x : x + 112].sum(-1) for x in (left + 140, left + 272))
@@ -236,9 +247,9 @@ def run(
     cache: Path | None = None,
     callback: MatchPictures | None = None,
     fast_dev_run: bool = False,
-) -> tuple[Trainer, MatchStage, ConversationData]:
+) -> tuple[Trainer, MatchStage, MatchData]:
     torch.manual_seed(0)
-    data = ConversationData(
+    data = MatchData(
         world={"pet": WORLD},
         tau=[-1.0],
         k=(2, 3),
@@ -250,8 +261,8 @@ def run(
     )
     model = MatchStage(
         tiny_folder(family),
-        {"pet": "pet_mobilenetv3s050.world"},
-        partial(AdditiveFusion),
+        experts={"pet": "pet_mobilenetv3s050.world"},
+        fusion=partial(AdditiveFusion),
         cache=str(cache) if cache else False,
         writes=False,
     )
@@ -315,14 +326,14 @@ def test_a_picture_that_fails_leaves_the_run_alone(tmp_path: Path, monkeypatch, 
 def test_conversations_that_cannot_be_used_make_room_for_others(tmp_path: Path) -> None:
     trainer, model, data = run(tmp_path)
     trainer.validate(model, data, verbose=False)
-    loader = trainer.val_dataloaders
+    (loader,) = trainer.val_dataloaders
     callback = MatchPictures(conversations=1)
-    first = next(callback._judged(trainer, model, "val"))
-    broken = loader.dataset.conversations[0].root / first.conversation.query.path
+    first = next(callback._answered(trainer, model, "val"))
+    broken = first.root / first.conversation.query.path
     kept = broken.read_bytes()
     try:
         broken.write_bytes(b"")
-        second = next(callback._judged(trainer, model, "val"))
+        second = next(callback._answered(trainer, model, "val"))
     finally:
         broken.write_bytes(kept)
     used = [second.conversation.query.path, *(ref.path for ref in second.conversation.gallery)]
