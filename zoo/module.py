@@ -337,11 +337,13 @@ class ZooModule(LightningModule):
             torch.manual_seed(torch.initial_seed())
             yield
 
-    def on_train_epoch_start(self) -> None:
-        """Seed dropout and the like by (seed, epoch, rank), so that a resumed run repeats an uninterrupted one."""
+    def on_train_batch_start(self, batch: object, batch_idx: int) -> None:
+        """Seed dropout and the like by (seed, epoch, batch, rank), so that a resumed run repeats an uninterrupted one:
+        loaders draw from the same generator, before or after an epoch's start."""
         if self._run_seed is None:
             self._run_seed = torch.initial_seed()
-        torch.manual_seed((self._run_seed + 1_000_003 * self.current_epoch + self.global_rank) % 2**63)
+        number = 1_000_003 * self.current_epoch + batch_idx
+        torch.manual_seed((self._run_seed + 1_000_003 * number + self.global_rank) % 2**63)
 
 
 def warmup_cosine(optimizer: Optimizer, warmup: int, total: int) -> LambdaLR:

@@ -7,7 +7,6 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self, cast
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -202,14 +201,6 @@ class VLMStage(ZooModule):
         if hasattr(self, "fused"):
             self.fused.set_gradient_checkpointing(mode)
         return self
-
-    def on_train_batch_start(self, batch: VLMBatch, batch_idx: int) -> None:
-        """Seed dropout by (seed, epoch, batch, rank), so that a resumed run repeats an uninterrupted one: loaders draw
-        from the same generator, before or after an epoch's own seed."""
-        if self._run_seed is None:
-            self._run_seed = torch.initial_seed()
-        number = 1_000_003 * self.current_epoch + batch_idx
-        torch.manual_seed((self._run_seed + 1_000_003 * number + self.global_rank) % 2**63)
 
     def lr_multipliers(self) -> dict[str, float]:
         return {"fused.adapters.*.gate": self.gate_lr / self.optim.lr}
