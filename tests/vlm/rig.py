@@ -163,6 +163,14 @@ def first_batch(model: MatchStage, data: TaskData, folder: Path) -> VLMBatch:
     return next(iter(data.train_dataloader()))
 
 
+def fitted(model: MatchStage, data: TaskData, folder: Path) -> set[str]:
+    """Train for an epoch, and return the names of the tensors that have changed."""
+    start: dict[str, torch.Tensor] = {}
+    model.on_train_start = lambda: start.update({n: t.clone() for n, t in model.state_dict().items()})  # type: ignore[method-assign]
+    trainer(folder, limit_val_batches=0).fit(model, data)
+    return {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, start[name])}
+
+
 def scores_of(folder: Path, data: TaskData, **options: Any) -> dict[str, float]:
     """Name as it is logged -> score, of a test of stage 1."""
     return dict(trainer(folder).test(stage(**options), data, verbose=False)[0])

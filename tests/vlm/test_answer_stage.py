@@ -224,6 +224,16 @@ def test_a_choice_is_the_likeliest_option(colours, tmp_path):
     assert total == pytest.approx(right)
 
 
+def test_kept_features_give_tasks_of_another_project_the_same_scores(colours, tmp_path):
+    found = []
+    for cache in (None, str(tmp_path / "features")):
+        model = stage(experts=None, fusion=None, cache=cache)
+        trainer(tmp_path).test(model, colours, verbose=False)
+        found.append(model.scores)
+    assert found[0] == pytest.approx(found[1])
+    assert len(model.towers.tower) == 6, "two of the seven squares are the same image"
+
+
 # ---------------------------------------------------------------------- what it is compared with
 
 

@@ -11,7 +11,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from tests.vlm.colours import COLOURS, WhichColour, squares
-from tests.vlm.rig import attached, base, data_in, pets_and_objects, stage, trainer
+from tests.vlm.rig import attached, base, data_in, fitted, pets_and_objects, stage, trainer
 from tests.vlm.tiny import FAMILIES, tiny_folder
 from zoo.module import Optim
 from zoo.vlm.data import TaskData
@@ -139,11 +139,12 @@ def test_dropout_is_active_in_training_only(tmp_path):
 @pytest.mark.parametrize("dora", [False, True])
 def test_training_changes_the_updates_the_projector_and_the_adapters_only(dora, data_folder, tmp_path):
     model = stage(lora=LoRA(rank=2, dora=dora), optim=Optim(lr=1e-2, warmup=0))
-    start: dict[str, Tensor] = {}
-    model.on_train_start = lambda: start.update({n: t.clone() for n, t in model.state_dict().items()})  # type: ignore[method-assign]
-    trainer(tmp_path, limit_val_batches=0).fit(model, data_in(data_folder))
-    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, start[name])}
-    due = {name for name in start if "lora_" in name or name.startswith(("fused.projector.", "fused.adapters."))}
+    changed = fitted(model, data_in(data_folder), tmp_path)
+    due = {
+        name
+        for name in model.state_dict()
+        if "lora_" in name or name.startswith(("fused.projector.", "fused.adapters."))
+    }
     assert changed == due == set(model.component_state())
     assert any("lora_magnitude" in name for name in due) == dora
 
