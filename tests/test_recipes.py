@@ -15,7 +15,7 @@ CONFIGS = Path(__file__).parent.parent / "recipes/configs"
 RUNNABLE = [name for name in recipes() if (CONFIGS / f"{name}.yaml").is_file()]
 
 
-def test_every_recipe_says_what_it_does():
+def test_every_recipe_is_listed_with_a_line():
     assert {"expert_reid", "expert_face", "expert_pet", "expert_object", "general", "zoo", "speed"} <= set(recipes())
     assert all(len(line) > 20 for line in recipes().values())
 

@@ -35,7 +35,8 @@ class TestBeside(AfterFit):
 
     def on_tested(self, fit: FinishedFit) -> None:
         trained = dict(fit.results)
-        others = {name: fit.test(other) for name, other in self.others.items()}
+        # Each leaves memory once it is tested: it may be as large as the trained one.
+        others = {name: fit.test(self.others.pop(name)) for name in list(self.others)}
         fit.results.clear()
         fit.results |= dict(reversed(others.items())) | trained
         fit.show(fit.results)
