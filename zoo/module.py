@@ -345,6 +345,11 @@ class ZooModule(LightningModule):
         number = 1_000_003 * self.current_epoch + batch_idx
         torch.manual_seed((self._run_seed + 1_000_003 * number + self.global_rank) % 2**63)
 
+    def on_train_end(self) -> None:
+        """Go back to the run's seed: it is what parts of a next run in this process are made with."""
+        if self._run_seed is not None:
+            torch.manual_seed(self._run_seed)
+
 
 def warmup_cosine(optimizer: Optimizer, warmup: int, total: int) -> LambdaLR:
     """Rate factor: 1/warmup, 2/warmup, ... 1 over the warm-up steps, then half a cosine down to 0 at `total`."""

@@ -158,6 +158,7 @@ def test_a_resumed_run_ends_with_the_same_weights(tmp_path):
         keep = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
         fit = trainer(tmp_path, max_epochs=2, limit_val_batches=0, enable_checkpointing=True, callbacks=[keep])
         fit.fit(model, squares_in(tmp_path / "squares"), **options)
+        assert torch.initial_seed() == 3, "a next run in this process starts from the same seed"
         return model
 
     whole = run().state_dict()
