@@ -87,6 +87,8 @@ def test_tensors_that_do_not_fit_are_refused(case, data_folder, checkpoint, tmp_
 
 OTHERS = {
     "base": ({"vlm": base(1)}, "trained with another vlm than .*base-1"),
+    "place": ({"before_projector": False}, "was trained with before_projector True, here it is False"),
+    "patches": ({"patch_tokens": True}, "was trained with patch_tokens False, here it is True"),
     "expert": ({"experts": EXPERTS | {"pet": EXPERTS["object"]}}, "trained with another pet than object_mobilenet"),
     "type": ({"dtype": "bfloat16"}, "model.dtype"),
     "without": ({"experts": {"pet": EXPERTS["pet"]}}, "trained with an expert for object, and model.experts names pet"),
@@ -272,6 +274,8 @@ def test_what_the_other_stage_did_not_have_starts_anew(data_folder, checkpoint, 
 
 
 REFUSED_STARTS = {
+    "place": ({"before_projector": False}, "was trained with before_projector True, here it is False"),
+    "patches": ({"patch_tokens": True}, "was trained with patch_tokens False, here it is True"),
     "expert": ({"experts": EXPERTS | {"pet": EXPERTS["object"]}}, "init_from .* was trained with another pet than obj"),
     "fewer": ({"experts": {"pet": EXPERTS["pet"]}}, "was trained with an expert for object"),
     "model": ({"vlm": base(1)}, "was trained with another vlm than .*base-1"),

@@ -359,9 +359,16 @@ class VLMStage(ZooModule):
         """Load what another stage has trained; what this one has beyond it starts anew.
 
         Raises:
-            ValueError: trained with other frozen parts, or tensors that have no place here.
+            ValueError: trained with other frozen parts or elsewhere in the model, or tensors that have no place here.
         """
-        self._check_frozen(f"init_from {where}", zoo.card(where).frozen)
+        card = zoo.card(where)
+        self._check_frozen(f"init_from {where}", card.frozen)
+        for name in ("before_projector", "patch_tokens"):
+            if card.init[name] != getattr(self, name):
+                raise ValueError(
+                    f"init_from: {where} was trained with {name} {card.init[name]}, here it is {getattr(self, name)}. "
+                    f"Set model.{name} to {card.init[name]}."
+                )
         tensors, own = load_tensors(where, WEIGHTS), self.state_dict()
         misfits = [name for name, tensor in tensors.items() if name not in own or own[name].shape != tensor.shape]
         if misfits:

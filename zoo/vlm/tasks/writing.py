@@ -21,7 +21,7 @@ class WritingTask(Task[Item]):
     Scores, each from 0 to 1: `chrf`, the overlap of character n-grams with the best reference (Popovic, "chrF:
     character n-gram F-score for automatic MT evaluation", WMT 2015; n up to 6, without words); and the same of two
     answers that look at no image: `chrf_commonest`, the reference that is the most frequent one in training, and
-    `chrf_shifted`, a reference of the item before.
+    `chrf_shifted`, a reference of the item before. An exact text of fewer than 6 characters scores less than 1.
     `conversations` is how many there were.
 
     Subclasses implement `references` and `commonest`.
