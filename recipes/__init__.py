@@ -1,5 +1,5 @@
 """Runnable recipes: `python -m recipes` lists them."""
 
-from zoo.cards.registry import check_rooms
+from zoo.cards.registry import check_packages
 
-check_rooms()  # before a recipe imports `experts` or `fusion`: are they ours?
+check_packages()  # before a recipe imports `experts` or `fusion`: are they ours?

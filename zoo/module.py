@@ -145,6 +145,9 @@ class ZooModule(LightningModule):
         """The tensors that a component's weights file holds: all, unless parts are frozen and live elsewhere."""
         return self.state_dict()
 
+    def on_filled(self, names: Iterable[str]) -> None:
+        """Called when a weights file has been loaded, with the names of its tensors."""
+
     def frozen_hashes(self) -> dict[str, str]:
         """Part -> hash of it, for the parts that are not in the weights file: a card records them."""
         return {}
@@ -225,17 +228,18 @@ class ZooModule(LightningModule):
         """As in torch, but what is frozen stays in eval mode: its BatchNorm statistics must not move."""
         super().train(mode)
         if mode and self._frozen:
-            self._settle(self, "")
+            for _, module in self._frozen_modules(self, ""):
+                module.eval()
         return self
 
-    def _settle(self, module: nn.Module, prefix: str) -> None:
-        """Put the submodules all of whose parameters are frozen into eval mode."""
+    def _frozen_modules(self, module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
+        """Prefix and module of the outermost submodules all of whose parameters are frozen."""
         names = [f"{prefix}{name}" for name, _ in module.named_parameters()]
         if names and self._frozen.issuperset(names):
-            module.eval()
+            yield prefix, module
         elif not self._frozen.isdisjoint(names):
             for name, child in module.named_children():
-                self._settle(child, f"{prefix}{name}.")
+                yield from self._frozen_modules(child, f"{prefix}{name}.")
 
     # ------------------------------------------------------------------ optimisation
 

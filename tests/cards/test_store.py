@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import zoo
 from zoo import cards
 from zoo.backbones import TimmEncoder
-from zoo.cards import Card, CardError, Score, check_rooms, load, load_tensors, push, register, resolve, save, shelf
+from zoo.cards import Card, CardError, Score, check_packages, load, load_tensors, push, register, resolve, save, shelf
 from zoo.contracts import IdentityEncoder
 from zoo.module import ZooModule
 from zoo.transforms import Transform
@@ -427,14 +427,14 @@ def test_a_users_folder_of_the_same_name_is_noticed(
     (tmp_path / place).parent.mkdir(exist_ok=True)
     (tmp_path / place).write_text("raise SystemExit('ran')")
     monkeypatch.delitem(sys.modules, "experts", raising=False)
-    check_rooms("experts")
+    check_packages("experts")
     monkeypatch.syspath_prepend(tmp_path)
     own = Path(zoo.__file__).parent.parent / "experts"
     with pytest.raises(ImportError, match=f"finds {tmp_path}/experts.* hides the package .* at {own}"):
-        check_rooms()
+        check_packages()
     with pytest.raises(ImportError, match="Rename"):
         resolve("experts.pet.PetExpert")
-    check_rooms("fusion", "recipes")
+    check_packages("fusion", "recipes")
     assert resolve("zoo.backbones.TimmEncoder") is TimmEncoder  # what needs no sibling goes on working
 
 
@@ -443,7 +443,7 @@ def test_an_imported_module_of_the_same_name_is_noticed(monkeypatch: pytest.Monk
     other.__file__ = "/elsewhere/fusion.py"
     monkeypatch.setitem(sys.modules, "fusion", other)
     with pytest.raises(ImportError, match="/elsewhere/fusion.py"):
-        check_rooms("fusion")
+        check_packages("fusion")
 
 
 # ---------------------------------------------------------------------- saving

@@ -14,7 +14,7 @@ from sklearn.model_selection import KFold
 from torch import Tensor
 
 from tests.metrics.items import make_items, on_a_circle
-from tests.metrics.test_threshold import CASES, make_scores
+from tests.metrics.test_error_rates import CASES, make_scores
 from zoo.data.index import Pairs
 from zoo.metrics import (
     VerificationMetrics,

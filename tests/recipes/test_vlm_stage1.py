@@ -201,7 +201,7 @@ REFUSED = {
     "encoder": (["--data.encoder=general_mobilnet"], 1, "general_mobilnet"),
     "manifest": (["--data.world=null", "--data.galleries=[{manifest: gone.parquet}]"], 1, "no file gone.parquet"),
     "too large": (["--data.k=40"], 1, "all queries of the train split were skipped"),
-    "batch": (["--data.batch_size=0"], 1, "batch of 0"),
+    "batch": (["--data.batch_size=0"], 1, "data.batch_size is 0"),
     "checkpoint": (["--ckpt_path=gone.ckpt"], 1, "No checkpoint gone.ckpt"),
 }  # fmt: skip
 

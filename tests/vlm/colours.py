@@ -96,8 +96,8 @@ class NameColour(WritingTask[Square]):
     def references(self, item: Square) -> Sequence[str]:
         return f"It is {item.colour}.", f"A {item.colour} square."
 
-    def commonest(self, item: Square) -> str:
-        return "It is red."
+    def training_texts(self, item: Square) -> Sequence[str]:
+        return ("It is red.",)
 
     def images(self, *splits: str) -> Iterator[KeptImage]:
         for split in splits:

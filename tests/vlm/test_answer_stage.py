@@ -204,7 +204,7 @@ def test_tasks_of_another_project_are_learned_and_scored(colours, tmp_path):
     assert {key.source for key in scores} == {"colour", "naming"}
     assert {key.group for key in scores if key.source == "colour"} == {"", "small", "large"}
     assert {key.name for key in scores if key.source == "naming"} == {
-        "chrf", "chrf_commonest", "chrf_shifted", "conversations"
+        "chrf", "chrf_commonest", "chrf_drawn", "conversations"
     }  # fmt: skip
 
 

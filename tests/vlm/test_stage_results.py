@@ -249,11 +249,12 @@ def later(folder: Path, **options: Any) -> MatchStage:
 def test_a_stage_goes_on_from_another_ones_result(trained, data_folder, tmp_path):
     """What it does not name is that of the other; before training it answers the same."""
     model, folder = trained
-    again = later(folder, lora=LORA, min_tokens=1, max_tokens=64)
+    again = later(folder)
     expected = answers(model, data_folder, tmp_path)
     assert same(answers(again, data_folder, tmp_path), expected)
     assert again.vlm_name == base() and again.expert_names == EXPERTS and again.frozen_hashes() == model.frozen_hashes()
-    further = later(folder, lora=LORA, min_tokens=1, max_tokens=64, optim=Optim(lr=1e-2, warmup=0))
+    assert again.lora == LORA and again.token_budget == (1, 64)
+    further = later(folder, optim=Optim(lr=1e-2, warmup=0))
     names = fitted(further, data_in(data_folder), tmp_path)
     assert names and not same(answers(further, data_folder, tmp_path), expected)
     assert {name for name in model.component_state() if "lora_B" in name} <= names
@@ -273,14 +274,48 @@ def test_what_the_other_stage_did_not_have_starts_anew(data_folder, checkpoint, 
     assert same(answers(first, data_folder, tmp_path), found), "updates that are zero change nothing"
 
 
+def test_what_earlier_stages_trained_is_kept_by_later_ones(trained, data_folder, tmp_path):
+    """A later stage that freezes the projector and LoRA: its component alone answers as it does, and so does a third
+    that starts from it, and the copy of a loaded one."""
+    second = later(trained[1], freeze=["fused.projector", "*lora_*"], optim=Optim(lr=1e-2, warmup=0))
+    moved = fitted(second, data_in(data_folder), tmp_path)
+    assert moved and all(name.startswith("fused.adapters.") for name in moved)
+    second.save_component(tmp_path / "second", name="second", recipe="")
+    expected = answers(second.eval(), data_folder, tmp_path)
+    assert not same(answers(trained[0], data_folder, tmp_path), expected)
+    again = zoo.load(tmp_path / "second")
+    assert isinstance(again, MatchStage)
+    assert same(answers(again, data_folder, tmp_path), expected)
+    assert same(answers(later(tmp_path / "second"), data_folder, tmp_path), expected)
+    again.save_component(tmp_path / "copy", name="copy", recipe="")
+    copy = zoo.load(tmp_path / "copy")
+    assert isinstance(copy, MatchStage)
+    assert same(answers(copy, data_folder, tmp_path), expected)
+
+
+def test_the_statistics_of_an_expert_that_trains_are_kept(data_folder, tmp_path):
+    model = stage(unfreeze=["fused.experts.pet"], optim=Optim(lr=1e-2, warmup=0))
+    fitted(model, data_in(data_folder), tmp_path)
+    kept = set(model.component_state())
+    assert any(name.startswith("fused.experts.pet.") and name.endswith("running_mean") for name in kept)
+    assert not any(name.startswith("fused.experts.object.") for name in kept)
+    model.save_component(tmp_path / "it", name="it", recipe="")
+    expected = answers(model.eval(), data_folder, tmp_path)
+    again = zoo.load(tmp_path / "it")
+    assert isinstance(again, MatchStage)
+    assert same(answers(again, data_folder, tmp_path), expected)
+
+
 REFUSED_STARTS = {
     "place": ({"before_projector": False}, "was trained with before_projector True, here it is False"),
     "patches": ({"patch_tokens": True}, "was trained with patch_tokens False, here it is True"),
     "expert": ({"experts": EXPERTS | {"pet": EXPERTS["object"]}}, "init_from .* was trained with another pet than obj"),
     "fewer": ({"experts": {"pet": EXPERTS["pet"]}}, "was trained with an expert for object"),
     "model": ({"vlm": base(1)}, "was trained with another vlm than .*base-1"),
-    "adapter": ({"fusion": CrossAttentionFusion, "lora": LORA}, r"of .* have no place here, such as fused.adapters"),
-    "without lora": ({}, "have no place here, such as .*lora_.*Take its fusion, before_projector and lora"),
+    "adapter": (
+        {"fusion": CrossAttentionFusion},
+        "with fusion .*AdditiveFusion.* Set model.fusion to null",
+    ),
     "rank": ({"lora": LoRA(rank=3)}, "have no place here, such as .*lora_"),
 }
 

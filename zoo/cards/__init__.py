@@ -1,7 +1,7 @@
 """Cards: what a component is, where it lies, and how it is verified, loaded and saved. Needs no torch to read one."""
 
 from zoo.cards.cardfile import Card, CardError, Score, Threshold, WeightFile
-from zoo.cards.registry import check_rooms, register, resolve
+from zoo.cards.registry import check_packages, register, resolve
 from zoo.cards.shelf import card, list_models
 from zoo.cards.store import build, fill, load, load_tensors, push, save, verify
 
@@ -13,7 +13,7 @@ __all__ = [
     "WeightFile",
     "build",
     "card",
-    "check_rooms",
+    "check_packages",
     "fill",
     "list_models",
     "load",

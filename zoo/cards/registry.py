@@ -13,29 +13,29 @@ from zoo.cards.cardfile import CardError
 if TYPE_CHECKING:
     from zoo.module import ZooModule
 
-ROOMS = ("experts", "fusion", "recipes")
+PACKAGES = ("experts", "fusion", "recipes")
 
 C = TypeVar("C", bound=type)
 _registered: dict[str, type] = {}
 
 
-def check_rooms(*rooms: str) -> None:
+def check_packages(*packages: str) -> None:
     """Make sure that `experts`, `fusion` and `recipes`, everyday names, are the siblings of this `zoo`.
 
     Args:
-        rooms: the ones to look at; all when none is given.
+        packages: the ones to look at; all when none is given.
 
     Raises:
         ImportError: another package or module of that name comes first, or the sibling is missing.
     """
     home = Path(__file__).resolve().parent.parent.parent
-    for room in rooms or ROOMS:
-        own, found = home / room, _import_path(room)
+    for package in packages or PACKAGES:
+        own, found = home / package, _import_path(package)
         if found is None:
-            raise ImportError(f"Instance Zoo's `{room}` is missing: nothing at {own}. Reinstall it.")
+            raise ImportError(f"Instance Zoo's `{package}` is missing: nothing at {own}. Reinstall it.")
         if found != own:
             raise ImportError(
-                f"`import {room}` finds {found}, which hides the package of Instance Zoo at {own}. Rename "
+                f"`import {package}` finds {found}, which hides the package of Instance Zoo at {own}. Rename "
                 f"{found}, or start from another folder and leave its parent off PYTHONPATH."
             )
 
@@ -80,15 +80,15 @@ def resolve(class_path: str) -> "type[ZooModule]":
     """
     if class_path in _registered:
         return _registered[class_path]
-    room = class_path.split(".")[0]
-    if room not in ("zoo", "experts", "fusion") or not re.fullmatch(r"\w+(\.[A-Za-z]\w*)+", class_path):
+    package = class_path.split(".")[0]
+    if package not in ("zoo", "experts", "fusion") or not re.fullmatch(r"\w+(\.[A-Za-z]\w*)+", class_path):
         raise CardError(
             f"Class {class_path!r} is refused: a card may name classes of zoo, experts and fusion only. If "
             "the class is your own, derive it from zoo.ZooModule and call zoo.register(cls) before "
             "loading."
         )
-    if room != "zoo":
-        check_rooms(room)
+    if package != "zoo":
+        check_packages(package)
     from zoo.module import ZooModule
 
     module_name, _, name = class_path.rpartition(".")

@@ -135,7 +135,7 @@ def fill(module: "nn.Module", tensors: "Mapping[str, Tensor]", name: str) -> Non
     """Load tensors into a module, strictly: every one must have its place, shape and dtype kept.
 
     Args:
-        module: what to fill; of a component of the zoo, its `component_state`.
+        module: what to fill; of a component of the zoo, at least its `component_state`.
         tensors: its state dict.
         name: of the component, for messages.
 
@@ -144,14 +144,15 @@ def fill(module: "nn.Module", tensors: "Mapping[str, Tensor]", name: str) -> Non
     """
     from zoo.module import ZooModule
 
-    own = module.component_state() if isinstance(module, ZooModule) else module.state_dict()
+    everything = module.state_dict(keep_vars=True)
+    own = module.component_state() if isinstance(module, ZooModule) else everything
     complaints = {
         "missing": [key for key in own if key not in tensors],
-        "unexpected": [key for key in tensors if key not in own],
+        "unexpected": [key for key in tensors if key not in everything],
         "of another shape": [
-            f"{key} {tuple(tensors[key].shape)} for {tuple(own[key].shape)}"
-            for key in own
-            if key in tensors and tensors[key].shape != own[key].shape
+            f"{key} {tuple(tensors[key].shape)} for {tuple(everything[key].shape)}"
+            for key in everything
+            if key in tensors and tensors[key].shape != everything[key].shape
         ],
     }
     if any(complaints.values()):
@@ -160,13 +161,15 @@ def fill(module: "nn.Module", tensors: "Mapping[str, Tensor]", name: str) -> Non
             f"The weights of {name} do not fit {type(module).__name__}. {misfits}. Build it with the arguments "
             "that the weights were made with (`init` in the card)."
         )
-    everything = module.state_dict(keep_vars=True)
     if len(own) == len(everything):
         _adopt_dtype(module, tensors)
+        everything = module.state_dict(keep_vars=True)
     for key, tensor in tensors.items():
         if everything[key].dtype != tensor.dtype:
             everything[key].data = everything[key].data.to(tensor.dtype)
     module.load_state_dict(dict(tensors), strict=len(own) == len(everything))
+    if isinstance(module, ZooModule):
+        module.on_filled(tensors)
 
 
 def _adopt_dtype(module: "nn.Module", tensors: "Mapping[str, Tensor]") -> None:

@@ -58,8 +58,6 @@ class Evaluation(ZooModule):
 
     calibrates = True  # the threshold
     component_folder = "expert"
-    calibrates = True
-    component_folder = "expert"
     category: str | None = None
     start: str = "start"
     _data: IdentityData | None = None

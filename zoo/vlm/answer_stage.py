@@ -47,12 +47,19 @@ class AnswerStage(VLMStage):
         logits, labels = self.fused.answer_logits(batch, features)
         loss = mean_over_ranks(F.cross_entropy(logits.float(), labels, reduction="none"))
         self.check_finite(loss, batch)
+        loss = loss + self.nothing()
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.items))
         for category, adapter in self.fused.adapters.items():
             gate = getattr(adapter, "gate", None)
             if gate is not None:
                 self.log(f"gate/{category}", gate.detach())
         return loss
+
+    def nothing(self) -> Tensor:
+        """A zero that hangs on every parameter that trains: all ranks of a run must send a gradient for each of them,
+        also for what their batch does not use, such as an expert without a crop."""
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        return torch.stack([parameter.flatten()[:0].sum().float() for parameter in trained]).sum()
 
     def check_finite(self, loss: Tensor, batch: VLMBatch) -> None:
         """
@@ -67,6 +74,19 @@ class AnswerStage(VLMStage):
             )
 
     # ------------------------------------------------------------------ evaluation
+
+    def on_fit_start(self) -> None:
+        """
+        Raises:
+            ValueError: a checkpoint waits for the score of a single task, and there are several.
+        """
+        super().on_fit_start()
+        tasks = self._scored("val")
+        for checkpoint in self.trainer.checkpoint_callbacks if len(tasks) > 1 else []:
+            monitor = getattr(checkpoint, "monitor", None)
+            if monitor in {f"val/{task.metric()}" for task in tasks}:
+                known = ", ".join(f"val/{task.name}/{task.metric()}" for task in tasks)
+                raise ValueError(f"monitor is {monitor}, but {len(tasks)} tasks are scored. Choose one of: {known}.")
 
     def on_validation_epoch_start(self) -> None:
         self.evaluator = Evaluator(self._scored("val"), "val", self, writes=False)
@@ -98,7 +118,7 @@ class AnswerStage(VLMStage):
 
     def baselines(self) -> dict[str, ZooModule]:
         """What the trained stage is tested beside: the model as it was, and the stage that it went on from."""
-        bare = {"experts": None, "fusion": None, "lora": None, "init_from": None, "freeze": None, "unfreeze": None}
+        bare: dict[str, Any] = dict.fromkeys(("fusion", "lora", "init_from", "freeze", "unfreeze")) | {"experts": {}}
         base: dict[str, ZooModule] = {"base model": self.variant(vlm=self.vlm_name, **bare)}
         return base if self.init_from is None else base | {self.init_from: self.variant()}
 

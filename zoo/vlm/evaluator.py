@@ -30,8 +30,11 @@ class Evaluator:
             batch: prompts for generation; nothing happens where all of them were left out.
             features: of the same batch.
         """
-        if batch.items:
-            self.scorers[task].update(self.model, batch, features)
+        if not batch.items:
+            return
+        if task >= len(self.scorers):
+            raise RuntimeError("The batch is of no task. Run the stage with a data module of tasks, such as TaskData.")
+        self.scorers[task].update(self.model, batch, features)
 
     def compute(self) -> Scores:
         """The scores of all tasks; of several tasks, each score names its task as its source."""

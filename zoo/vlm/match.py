@@ -27,8 +27,9 @@ class MatchStage(AnswerStage):
 
     @property
     def control(self) -> dict[str, Any]:
-        """The same training without experts."""
-        return {} if self.make_adapter is None else {"fusion": None, "experts": None}
+        """The same training without experts, from the base model."""
+        bare = {"fusion": None, "experts": {}, "init_from": None, "vlm": self.vlm_name}
+        return {} if self.make_adapter is None else bare
 
     def match(self, gallery: Sequence[Image.Image], query: Image.Image, category: str) -> list[float]:
         """How probable it is that each gallery image shows the instance of the query; they sum to 1.

@@ -1,9 +1,10 @@
 """VLMStage: what every run with a vision-language model shares, whatever it learns."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import date
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self, cast
 
@@ -33,7 +34,15 @@ log = logging.getLogger(__name__)
 Experts = dict[str, str] | Literal["default"]
 
 _FROZEN_HASHES = "frozen_hashes"
+_FUSED_AT = "fused_at"
+#: where and from what adapters work: what is trained for one place is worth nothing at another
+_PLACE = ("before_projector", "patch_tokens")
 _FUSION_WIDTHS = ("token_dim", "identity_dim")
+#: arguments that a stage takes over from the one that it goes on from, where they are left at their defaults
+_INHERITED = (
+    *("vlm", "experts", "fusion", "before_projector", "patch_tokens", "dtype", "attention"),
+    *("min_tokens", "max_tokens", "lora"),
+)
 
 
 class ImageSource(Protocol):
@@ -59,11 +68,9 @@ class VLMStage(ZooModule):
     `lora` adds updates to the language model, `unfreeze` lets further parts train.
 
     Args:
-        vlm: name on the shelf, folder or hub id of the vision-language model; null for that of `init_from`.
-        experts: category -> card of its expert; "default" for those of `zoo.categories`; null for those of `init_from`,
-            or none.
-        fusion: makes an adapter from (width of a token, width of an expert's vector); null for that of `init_from`, or
-            none.
+        vlm: name on the shelf, folder or hub id of the vision-language model.
+        experts: category -> card of its expert; "default" for those of `zoo.categories`; null or {} for none.
+        fusion: makes an adapter from (width of a token, width of an expert's vector); null for none.
         before_projector: where identities are added: before the projector, or after it.
         patch_tokens: give adapters the experts' patch tokens instead of one vector.
         dtype: type of the frozen model's weights.
@@ -77,7 +84,8 @@ class VLMStage(ZooModule):
         detector: class of what finds instances in images without a box: an RGB image goes in, `Detection`s come out;
             null shows experts the whole image.
         lora: low-rank updates of the language model; null for none.
-        init_from: name or folder of what another stage has trained, to go on from.
+        init_from: name or folder of what another stage has trained, to go on from. Of the arguments above, those that
+            are left at their defaults are then the start's: model, experts, fusion, tokens, LoRA; `experts` {} is none.
         optim: optimiser and schedule.
         freeze: what does not train either, by name; `*` matches anything.
         unfreeze: what trains although it is frozen, such as `fused.vlm.model.language_model.layers.35`.
@@ -109,23 +117,24 @@ class VLMStage(ZooModule):
         unfreeze: list[str] | None = None,
     ) -> None:
         options = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
-        super().__init__(optim, freeze, [*(unfreeze or []), *[LORA] * (lora is not None)])
+        if experts == "default":
+            options["experts"] = default_experts()
+        used = options if init_from is None else options | _taken_over(self._start(init_from), options)
+        super().__init__(optim, freeze, [*(unfreeze or []), *[LORA] * (used["lora"] is not None)])
         self.save_plain_hyperparameters()
-        start = None if init_from is None else self._start(init_from)
-        chosen = default_experts() if experts == "default" else experts
-        if start is not None:
-            vlm = vlm or start.init["vlm"]
-            chosen = start.init["experts"] if chosen is None else chosen
-            fusion = fusion or _fusion_factory(start.init["fusion"])
-        self.vlm_name, self.expert_names, self.init_from = vlm, dict(chosen or {}), init_from
+        self.vlm_name, self.expert_names, self.init_from = used["vlm"], dict(used["experts"] or {}), init_from
         # A plain function: copies of the module, as weight averaging makes them, share it; the command line's own
         # factories cannot be copied.
-        self.make_adapter = fusion and (lambda width, identity: fusion(width, identity))
-        self._options = options | {"fusion": self.make_adapter}
-        self.before_projector, self.patch_tokens = before_projector, patch_tokens
-        self.dtype_name, self.attention, self.gradient_checkpointing = dtype, attention, gradient_checkpointing
-        self.token_budget = (min_tokens, max_tokens)
-        self.gate_lr, self.detector, self.lora = gate_lr, detector, lora
+        make = used["fusion"] if self.expert_names else None
+        self.make_adapter = make and (lambda width, identity: make(width, identity))
+        self._options = options | {"fusion": fusion and (lambda width, identity: fusion(width, identity))}
+        self.before_projector, self.patch_tokens = used["before_projector"], used["patch_tokens"]
+        self.dtype_name, self.attention = used["dtype"], used["attention"]
+        self.gradient_checkpointing = gradient_checkpointing
+        self.token_budget = (used["min_tokens"], used["max_tokens"])
+        self.gate_lr, self.detector, self.lora = gate_lr, detector, used["lora"]
+        self._inherited: set[str] = set()  # names of tensors of the start that do not train here
+        self._trained_on = ""
         self.cache = (str(home() / "features") if cache is True else cache) or None
         self.towers: CachedTowers | None = None
         self.unkept: set[Path] = set()  # images that there are no features of, where they are kept
@@ -212,6 +221,7 @@ class VLMStage(ZooModule):
     # ------------------------------------------------------------------ features
 
     def on_fit_start(self) -> None:
+        self._trained_on = "" if self._source is None else self._source.describe()
         self.keep_features("train", "val")
 
     def keep_features(self, *splits: str) -> None:
@@ -235,23 +245,33 @@ class VLMStage(ZooModule):
     # ------------------------------------------------------------------ what is kept of a run
 
     def component_state(self) -> dict[str, Tensor]:
-        """Only what was trained."""
+        """Only what was trained, here or in the stages before: parameters, and the buffers of what is not frozen."""
         # Tied tensors have several names in a state dict: all of them are kept, or none.
-        parameters = self.named_parameters(remove_duplicate=False)
-        trained = {name for name, parameter in parameters if parameter.requires_grad}
-        return {name: tensor for name, tensor in self.state_dict().items() if name in trained}
+        parameters = dict(self.named_parameters(remove_duplicate=False))
+        kept = {name for name, parameter in parameters.items() if parameter.requires_grad} | self._inherited
+        frozen = tuple(prefix for prefix, _ in self._frozen_modules(self, ""))
+        return {
+            name: tensor
+            for name, tensor in self.state_dict().items()
+            if name in kept or name not in parameters and not name.startswith(frozen)
+        }
+
+    def on_filled(self, names: Iterable[str]) -> None:
+        """What a card brings beyond what trains is kept when it is saved again."""
+        self._inherited = set(names)
 
     def frozen_hashes(self) -> dict[str, str]:
         return dict(self._hashes)
 
     def init_args(self) -> dict[str, Any]:
         return {
-            "vlm": self.vlm_name,
-            "experts": self.expert_names,
+            "vlm": self.vlm_name and _absolute(self.vlm_name),
+            "experts": {category: _absolute(card) for category, card in self.expert_names.items()},
             "fusion": self._fusion_entry(),
             "before_projector": self.before_projector,
             "patch_tokens": self.patch_tokens,
             "dtype": self.dtype_name,
+            "attention": self.attention,
             "min_tokens": self.token_budget[0],
             "max_tokens": self.token_budget[1],
             "lora": None if self.lora is None else asdict(self.lora),
@@ -287,14 +307,15 @@ class VLMStage(ZooModule):
         Raises:
             CardError: it could not be written.
         """
-        description = "" if self._source is None else self._source.describe()
+        if self.detector is not None:
+            log.warning("A card cannot hold the detector of %s: give it to the loaded stage's `batcher` again.", name)
         return zoo.save(
             self,
             folder,
             name=name,
             overwrite=True,
-            training_data=description,
-            scores=card_scores(description, scores or {}),
+            training_data=self._trained_on,
+            scores=card_scores(self._trained_on, scores or {}),
             recipe=recipe,
         )
 
@@ -303,12 +324,13 @@ class VLMStage(ZooModule):
         kept = self.component_state().keys()
         checkpoint["state_dict"] = {name: v for name, v in checkpoint["state_dict"].items() if name in kept}
         checkpoint[_FROZEN_HASHES] = self.frozen_hashes()
+        checkpoint[_FUSED_AT] = {name: getattr(self, name) for name in _PLACE}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """
         Raises:
-            ValueError: trained with other frozen parts or it does not name them, or tensors are missing, left over or
-                of another shape.
+            ValueError: trained with other frozen parts or elsewhere in the model, or it does not say with which, or
+                tensors are missing, left over or of another shape.
         """
         if _FROZEN_HASHES not in checkpoint:
             raise ValueError(
@@ -316,6 +338,7 @@ class VLMStage(ZooModule):
                 "Give one that a run of a stage of vision-language models has saved."
             )
         self._check_frozen("The checkpoint", checkpoint[_FROZEN_HASHES])
+        _check_place("The checkpoint", checkpoint.get(_FUSED_AT, {}), {name: getattr(self, name) for name in _PLACE})
         kept = self.component_state().keys()
         frozen = {name: tensor for name, tensor in self.state_dict().items() if name not in kept}
         checkpoint["state_dict"] = frozen | checkpoint["state_dict"]
@@ -363,23 +386,23 @@ class VLMStage(ZooModule):
         """
         card = zoo.card(where)
         self._check_frozen(f"init_from {where}", card.frozen)
-        for name in ("before_projector", "patch_tokens"):
-            if card.init[name] != getattr(self, name):
-                raise ValueError(
-                    f"init_from: {where} was trained with {name} {card.init[name]}, here it is {getattr(self, name)}. "
-                    f"Set model.{name} to {card.init[name]}."
-                )
+        if card.init["fusion"] != self._fusion_entry():
+            raise ValueError(
+                f"init_from: {where} was trained with fusion {card.init['fusion']}, here it is {self._fusion_entry()}. "
+                "Set model.fusion to null, which takes that of the start."
+            )
         tensors, own = load_tensors(where, WEIGHTS), self.state_dict()
         misfits = [name for name, tensor in tensors.items() if name not in own or own[name].shape != tensor.shape]
         if misfits:
             raise ValueError(
                 f"init_from: {len(misfits)} of {len(tensors)} tensors of {where} have no place here, such as "
-                f"{misfits[0]}. Take its fusion, before_projector and lora (null takes its experts and fusion)."
+                f"{misfits[0]}. Leave model.experts, fusion and lora at null, which takes those of the start."
             )
         new = [name for name in self.component_state() if name not in tensors]
         if new and self.global_rank == 0:
             log.info("%s: %d tensors are not in it and start anew, such as %s", where, len(new), new[0])
         self.load_state_dict(tensors, strict=False)
+        self._inherited = set(tensors)
 
 
 def default_experts() -> dict[str, str]:
@@ -393,6 +416,38 @@ def _fusion_factory(entry: Mapping[str, Any] | None) -> Callable[[int, int], Fus
         return None
     adapter = cast(type[FusionAdapter], resolve(entry["class"]))
     return lambda width, identity: adapter(width, identity, **entry["init"])
+
+
+def _taken_over(start: Card, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of a stage's start, in place of those that are left at their defaults.
+
+    Raises:
+        ValueError: an argument that differs from the start's, and cannot.
+    """
+    defaults = {name: known.default for name, known in signature(VLMStage).parameters.items()}
+    lora, fusion = start.init["lora"], _fusion_factory(start.init["fusion"])
+    known = dict(start.init) | {"lora": None if lora is None else LoRA(**lora), "fusion": fusion}
+    taken = {name: known[name] for name in _INHERITED if options[name] == defaults[name]}
+    _check_place(f"init_from: {start.name}", known, {name: options[name] for name in _PLACE if name not in taken})
+    return taken
+
+
+def _check_place(what: str, known: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """
+    Raises:
+        ValueError: adapters were trained for another place in the model.
+    """
+    for name, value in here.items():
+        if name in known and known[name] != value:
+            raise ValueError(
+                f"{what} was trained with {name} {known[name]}, here it is {value}. Set model.{name} to {known[name]}."
+            )
+
+
+def _absolute(where: str) -> str:
+    """A local folder by its whole path, so that a card can be loaded from anywhere; a name or hub id as it is."""
+    folder = Path(where).expanduser()
+    return str(folder.resolve()) if folder.is_dir() and where not in zoo.list_models() else where
 
 
 def card_scores(data: str, scores: Scores) -> list[zoo.Score]:

@@ -1,6 +1,7 @@
 """WritingTask: chrF against torchmetrics and by hand, beside the answers that look at no image."""
 
 from collections.abc import Sequence
+from zlib import crc32
 
 import pytest
 from torchmetrics.functional.text import chrf_score
@@ -28,10 +29,11 @@ class Given(WritingTask[tuple[str, ...]]):
     def references(self, item: tuple[str, ...]) -> Sequence[str]:
         return item
 
-    def commonest(self, item: tuple[str, ...]) -> str:
-        return "a black cat"
+    def training_texts(self, item: tuple[str, ...]) -> Sequence[str]:
+        return KNOWN
 
 
+KNOWN = ("a black cat", "a black cat", "a grey mouse")
 REFERENCES = [("a black cat", "a cat that sits"), ("a white dog",), ("a red mug", "a mug"), ("two dogs",)]
 WRITTEN = ["a black cat", "a white cat", "", "three dogs run"]
 
@@ -48,10 +50,10 @@ def scores_of(sizes: Sequence[int]) -> dict[str, float]:
 
 @pytest.mark.parametrize("sizes", [(4,), (1, 3), (2, 2)])
 def test_scores_are_those_of_torchmetrics(sizes):
-    """The baselines too: whatever the batches, but that the first item of all is shifted from within its own."""
+    """The baselines too, whatever the batches."""
     found = scores_of(sizes)
-    shifted = [REFERENCES[sizes[0] - 1][0], *(texts[0] for texts in REFERENCES[:-1])]
-    expected = {"chrf": WRITTEN, "chrf_commonest": ["a black cat"] * 4, "chrf_shifted": shifted}
+    drawn = [KNOWN[crc32("\n".join(own).encode()) % len(KNOWN)] for own in REFERENCES]
+    expected = {"chrf": WRITTEN, "chrf_commonest": ["a black cat"] * 4, "chrf_drawn": drawn}
     for name, texts in expected.items():
         by_torchmetrics = chrf_score(texts, [list(own) for own in REFERENCES], n_word_order=0)
         assert found[name] == pytest.approx(float(by_torchmetrics), abs=1e-6), name

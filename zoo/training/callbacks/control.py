@@ -35,6 +35,8 @@ class ControlRun(AfterFit):
         load_weights(model, best)
         trainer.test(model, data, verbose=False)
         fit.kept["control"] = Path(best)
+        if fit.model.label not in fit.results:
+            fit.results[fit.model.label] = fit.test(fit.model)
         trained = {fit.model.label: fit.results.pop(fit.model.label)}
         name = model.label if model.label not in trained else f"{model.label} {otherwise}"
         fit.results |= {name: dict(model.scores)} | trained

@@ -4,7 +4,8 @@ import re
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from zoo.cards import Card
+from zoo.cards import Card, CardError
+from zoo.distributed import from_all_ranks
 from zoo.scores import Scores
 from zoo.training.callbacks.follow import AfterFit, FinishedFit
 
@@ -39,10 +40,16 @@ class SaveComponent(AfterFit):
         if not isinstance(model, Saved):
             return
         folder = Path(self.folder) if self.folder else fit.folder / model.component_folder
+        failed = ""
         if fit.trainer.is_global_zero:
-            name = _component_name(self.name)
-            model.save_component(folder, name=name, recipe=fit.command, scores=scores)
-        fit.trainer.strategy.barrier()
+            try:
+                name = _component_name(self.name)
+                model.save_component(folder, name=name, recipe=fit.command, scores=scores)
+            except CardError as error:
+                failed = str(error)
+        failed = from_all_ranks(failed)[0]
+        if failed:  # on all processes: none may wait for one that has ended
+            raise CardError(failed)
         fit.kept["component"] = folder
 
 

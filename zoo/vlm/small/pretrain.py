@@ -102,7 +102,6 @@ class PretrainStage(AnswerStage):
 
     def save_component(self, folder: Path, *, name: str, recipe: str, scores: Scores | None = None) -> Card:
         """Write the whole model, its projector in its place, as `zoo.load` and transformers read it."""
-        description = "" if self._source is None else self._source.describe()
         family, network = self.fused.family, cast(PreTrainedModel, self.fused.vlm)
         family.put_projector(network, self.fused.projector)
         try:
@@ -112,8 +111,8 @@ class PretrainStage(AnswerStage):
                 folder,
                 name=name,
                 overwrite=True,
-                training_data=description,
-                scores=card_scores(description, scores or {}),
+                training_data=self._trained_on,
+                scores=card_scores(self._trained_on, scores or {}),
                 recipe=recipe,
             )
         finally:
@@ -134,7 +133,7 @@ class PretrainStage(AnswerStage):
         answered = mean_over_ranks(each.new_zeros(len(batch.labels)).index_add(0, rows, each / lengths[rows]))
         self.check_finite(answered, batch)
         self.log("train/loss", answered, prog_bar=True, batch_size=len(batch.labels))
-        return answered + guided
+        return answered + guided + self.nothing()
 
     def _read(self, batch: VLMBatch, features: TowerFeatures) -> tuple[Tensor, Tensor]:
         """(B, L, H) last hidden states, and no loss of guidance."""

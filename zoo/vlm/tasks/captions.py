@@ -18,7 +18,7 @@ from zoo.vlm.cache.towers import KeptImage
 from zoo.vlm.tasks.images import ImageReader
 from zoo.vlm.tasks.match import Worlds, default_worlds, index_of
 from zoo.vlm.tasks.task import Skipped
-from zoo.vlm.tasks.writing import WritingTask, commonest_of
+from zoo.vlm.tasks.writing import WritingTask
 from zoo.world import Scenes
 
 _SCENE = "Describe the scene."
@@ -40,12 +40,14 @@ class CaptionTask(WritingTask[CaptionedImage]):
         scenes: scenes with several instances and their captions; null for none.
         world: category -> world of single instances, whose attributes are listed; null for none.
         seed: of the draws.
+        name: of the task, beside others.
     """
 
-    name = "captions"
-
-    def __init__(self, scenes: Scenes | None = None, world: Worlds | None = None, seed: int = 0) -> None:
+    def __init__(
+        self, scenes: Scenes | None = None, world: Worlds | None = None, seed: int = 0, name: str = "captions"
+    ) -> None:
         self.scenes, self.world, self.seed = scenes, default_worlds() if world == "default" else world or {}, seed
+        self.name = name
         self._items: dict[str, list[CaptionedImage]] = {}
 
     def prepare(self) -> None:
@@ -88,16 +90,16 @@ class CaptionTask(WritingTask[CaptionedImage]):
     def references(self, item: CaptionedImage) -> Sequence[str]:
         return item.answers
 
-    def commonest(self, item: CaptionedImage) -> str:
-        return self._commonest.get(item.question, "")
+    def training_texts(self, item: CaptionedImage) -> Sequence[str]:
+        return self._training_texts.get(item.question, ())
 
     @cached_property
-    def _commonest(self) -> dict[str, str]:
-        """Question -> the most frequent answer of the training split."""
+    def _training_texts(self) -> dict[str, list[str]]:
+        """Question -> the answers of the training split."""
         answers: dict[str, list[str]] = defaultdict(list)
         for item in self.items("train"):
             answers[item.question] += item.answers
-        return {question: commonest_of(texts) for question, texts in answers.items()}
+        return dict(answers)
 
     def images(self, *splits: str) -> Iterator[KeptImage]:
         for split in splits:

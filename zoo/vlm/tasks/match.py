@@ -77,12 +77,11 @@ class MatchTask(ChoiceTask[Conversation]):
         per_query: training conversations of each query and level.
         eval_conversations: most conversations of each category and level to validate on, and to test on.
         seed: of the galleries.
+        name: of the task, beside others.
 
     Raises:
         ValueError: not exactly one of galleries and world, or no level of difficulty.
     """
-
-    name = "match"
 
     def __init__(
         self,
@@ -96,7 +95,9 @@ class MatchTask(ChoiceTask[Conversation]):
         per_query: int = 1,
         eval_conversations: int = 200,
         seed: int = 0,
+        name: str = "match",
     ) -> None:
+        self.name = name
         worlds = default_worlds() if world == "default" else world or {}
         if bool(galleries) == bool(worlds):
             raise ValueError(

@@ -4,6 +4,7 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from typing import cast
+from zlib import crc32
 
 import torch
 from torchmetrics.text import CHRFScore
@@ -21,10 +22,10 @@ class WritingTask(Task[Item]):
     Scores, each from 0 to 1: `chrf`, the overlap of character n-grams with the best reference (Popovic, "chrF:
     character n-gram F-score for automatic MT evaluation", WMT 2015; n up to 6, without words); and the same of two
     answers that look at no image: `chrf_commonest`, the reference that is the most frequent one in training, and
-    `chrf_shifted`, a reference of the item before. An exact text of fewer than 6 characters scores less than 1.
+    `chrf_drawn`, one of training drawn at random. An exact text of fewer than 6 characters scores less than 1.
     `conversations` is how many there were.
 
-    Subclasses implement `references` and `commonest`.
+    Subclasses implement `references` and `training_texts`.
 
     Attributes:
         longest: most tokens that are written.
@@ -37,8 +38,8 @@ class WritingTask(Task[Item]):
         """The texts of which any is right."""
 
     @abstractmethod
-    def commonest(self, item: Item) -> str:
-        """The text that is right most often, in training, for the question that this item asks."""
+    def training_texts(self, item: Item) -> Sequence[str]:
+        """All texts that are right in training for the question that this item asks; the same object every time."""
 
     def metric(self) -> str:
         return "chrf"
@@ -58,24 +59,28 @@ class WritingScorer(Scorer):
     def __init__(self, task: WritingTask, model: Answering) -> None:
         self.task = task
         self.metrics = {
-            name: CHRFScore(n_word_order=0).to(model.device) for name in ("chrf", "chrf_commonest", "chrf_shifted")
+            name: CHRFScore(n_word_order=0).to(model.device) for name in ("chrf", "chrf_commonest", "chrf_drawn")
         }
         self.count = torch.zeros((), dtype=torch.int64, device=model.device)
-        self._before: str | None = None
+        self._commonest: dict[int, str] = {}
 
     def update(self, model: Answering, batch: VLMBatch, features: TowerFeatures) -> None:
         references = [list(self.task.references(item)) for item in batch.items]
         written = model.write(batch, features, (), spare=self.task.longest)
-        before = self._before if self._before is not None else references[-1][0]
+        known = [self.task.training_texts(item) for item in batch.items]
         answers = {
             "chrf": written,
-            "chrf_commonest": [self.task.commonest(item) for item in batch.items],
-            "chrf_shifted": [before, *(own[0] for own in references[:-1])],
+            "chrf_commonest": [self._commonest_of(texts) for texts in known],
+            "chrf_drawn": [drawn_from(texts, own) for texts, own in zip(known, references, strict=True)],
         }
-        self._before = references[-1][0]
         for name, texts in answers.items():
             self.metrics[name].update(texts, references)
         self.count += len(batch.items)
+
+    def _commonest_of(self, texts: Sequence[str]) -> str:
+        if id(texts) not in self._commonest:
+            self._commonest[id(texts)] = commonest_of(texts)
+        return self._commonest[id(texts)]
 
     def compute(self) -> Scores:
         count = float(sum_over_ranks(self.count))
@@ -88,3 +93,8 @@ class WritingScorer(Scorer):
 def commonest_of(texts: Sequence[str]) -> str:
     """The most frequent of some texts, the first of equals; "" of none."""
     return Counter(texts).most_common(1)[0][0] if texts else ""
+
+
+def drawn_from(texts: Sequence[str], references: Sequence[str]) -> str:
+    """One of some texts, drawn by an item's references, whatever its batch and process; "" of none."""
+    return texts[crc32("\n".join(references).encode()) % len(texts)] if texts else ""
