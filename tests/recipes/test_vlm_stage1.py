@@ -114,7 +114,7 @@ def test_the_control_has_no_expert_and_the_same_start(run):
     before = [scalars(folder.parents[1] / name / "version_0", "val/accuracy")[0] for name in names]
     assert before[0] == before[1], "with every gate at 0 both start as the base model"
     config = yaml.safe_load((folder.parents[1] / "stage1_without_experts/version_0/config.yaml").read_text())
-    assert config["model"]["experts"] is None and config["model"]["fusion"] is None and not config["control"]
+    assert config["model"]["experts"] == {} and config["model"]["fusion"] is None and not config["control"]
 
 
 def test_the_printed_command_tests_the_checkpoint_again(run, capsys, monkeypatch):
