@@ -135,7 +135,7 @@ def default_config(extra: list[str]) -> dict[str, Any]:
     """What stage 1 is set to with some flags, all defaults filled in.
 
     Raises:
-        ValueError: there are no experts to ablate, or a run would take several devices.
+        ValueError: there are no experts to ablate, a start would fix the fusion, or a run would take several devices.
         SystemExit: flags that stage 1 does not understand.
     """
     config = parse(MatchStage, MatchData, vlm_stage1.RECIPE, [*LEADING, *extra])
@@ -145,6 +145,11 @@ def default_config(extra: list[str]) -> dict[str, Any]:
         raise ValueError(
             f"The default has experts {config['model']['experts']} and fusion {config['model']['fusion']}: there is "
             "nothing to ablate. Give it both."
+        )
+    if config["model"]["init_from"] is not None:
+        raise ValueError(
+            f"model.init_from is {config['model']['init_from']}: its fusion is fixed, and there is nothing to ablate. "
+            "Leave it out."
         )
     if str(config["trainer"]["devices"]) != "1":
         raise ValueError(

@@ -242,7 +242,12 @@ def test_a_gain_by_training_at_one_level_each(monkeypatch, extra, tmp_path, caps
 
 
 @pytest.mark.parametrize(
-    ("flag", "said"), [("--model.fusion=null", "nothing to ablate"), ("--trainer.devices=2", "Leave it at 1")]
+    ("flag", "said"),
+    [
+        ("--model.fusion=null", "nothing to ablate"),
+        ("--model.init_from=runs/it/stage", "its fusion is fixed"),
+        ("--trainer.devices=2", "Leave it at 1"),
+    ],
 )
 def test_what_cannot_be_ablated_is_refused(flag, said, extra, capsys):
     assert recipe.main(["--", *extra, flag]) == 1

@@ -12,7 +12,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from tests.vlm.detectors import Quarter
-from tests.vlm.rig import attached, data_of, galleries, rows, scores_of, stage, trainer
+from tests.vlm.rig import attached, base, data_of, galleries, rows, scores_of, stage, trainer
 from zoo.data.images import read_image
 from zoo.scores import ScoreName
 from zoo.vlm.match import MatchData, MatchStage
@@ -30,7 +30,8 @@ SPLIT = [*rows("train", 12), *rows("val", 5), *rows("test", 9)]
 def test_it_is_compared_with_the_same_training_without_experts():
     trained, control = stage(), stage(experts=None, fusion=None)
     assert trained.label == "stage 1 with experts" and control.label == "stage 1 without experts"
-    assert trained.control == {"fusion": None, "experts": None} and control.control == {}
+    expected = {"fusion": None, "experts": {}, "init_from": None, "vlm": base()}
+    assert trained.control == expected and control.control == {}
     assert trained.variant(**trained.control).label == control.label
 
 
