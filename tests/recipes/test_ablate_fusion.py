@@ -15,6 +15,7 @@ from PIL import Image
 from scipy import stats
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import fusion
 from recipes import ablate_fusion as recipe
 from recipes import vlm_stage1
 from recipes.outcome import Mean, Outcome, ablation_table, growth, level_table
@@ -143,7 +144,7 @@ def test_another_default_changes_what_is_ablated(config):
     model["fusion"] = {"class_path": "fusion.concat.ConcatFusion", "init_args": {"hidden": 7, "gate": True}}
     choices = recipe.choices_of(model, "general")
     assert next(iter(choices["adapter"])) == "concat" and next(iter(choices["where"])) == "after"
-    assert set(choices["adapter"]) == set(recipe.ADAPTERS) and list(choices["where"]) == ["after", "before"]
+    assert set(choices["adapter"]) == set(fusion.variants()) and list(choices["where"]) == ["after", "before"]
     assert all('"hidden": 7' in flags[0] for flags in choices["adapter"].values() if flags), "kept in all adapters"
 
 
