@@ -110,12 +110,8 @@ class RecipeCLI(LightningCLI):
             default=None,
             help="Score whose largest value makes a checkpoint the best; null for the latest.",
         )
-        add(
-            "--compare_with",
-            type=list[str],
-            default=[],
-            help="Cards of components to test beside the trained one after fit.",
-        )
+        cards = "Cards of components to test beside the trained one after fit."
+        add("--compare_with", type=list[str], default=[], help=cards)
         add(
             "--baselines",
             type=bool,
