@@ -131,7 +131,7 @@ def test_without_a_folder_the_component_lies_in_the_runs(photos, tmp_path):
 
 def test_a_stage_is_saved_and_tested_beside_its_base_and_its_control(tmp_path):
     made = galleries(tmp_path / "photos", "pet", [*rows("train", 8), *rows("val", 3), *rows("test", 5)])
-    model = stage(experts={"pet": "pet_mobilenetv3s050.world"})
+    model = stage(experts={"pet": "pet_mobilenetv3s050.world"}, writes=False)
 
     def control() -> tuple[Trainer, ZooModule, MatchData]:
         run = trainer(tmp_path / "control", monitor="val/accuracy")
