@@ -289,10 +289,7 @@ class VLMStage(ZooModule):
 
     @classmethod
     def from_init_args(cls, init_args: Mapping[str, Any]) -> Self:
-        plain = dict(init_args)
-        lora = plain.pop("lora", None)
-        fusion = _fusion_factory(plain.pop("fusion", None))
-        return cls(**plain, fusion=fusion, lora=None if lora is None else LoRA(**lora))
+        return cls(**_arguments(init_args))
 
     def save_component(self, folder: Path, *, name: str, recipe: str, scores: Scores | None = None) -> Card:
         """Write what was trained, with its card, as `zoo.load` and `init_from` take it; in a distributed run on one
@@ -418,6 +415,13 @@ def _fusion_factory(entry: Mapping[str, Any] | None) -> Callable[[int, int], Fus
     return lambda width, identity: adapter(width, identity, **entry["init"])
 
 
+def _arguments(init: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a stage that a card's `init` describes."""
+    lora = init.get("lora")
+    made = {"fusion": _fusion_factory(init.get("fusion")), "lora": None if lora is None else LoRA(**lora)}
+    return dict(init) | made
+
+
 def _taken_over(start: Card, options: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of a stage's start, in place of those that are left at their defaults.
 
@@ -425,8 +429,7 @@ def _taken_over(start: Card, options: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: an argument that differs from the start's, and cannot.
     """
     defaults = {name: known.default for name, known in signature(VLMStage).parameters.items()}
-    lora, fusion = start.init["lora"], _fusion_factory(start.init["fusion"])
-    known = dict(start.init) | {"lora": None if lora is None else LoRA(**lora), "fusion": fusion}
+    known = _arguments(start.init)
     taken = {name: known[name] for name in _INHERITED if options[name] == defaults[name]}
     _check_place(f"init_from: {start.name}", known, {name: options[name] for name in _PLACE if name not in taken})
     return taken
